@@ -1,0 +1,61 @@
+# `make demo` and `make check` do all set-up by themselves: a virtual environment in .venv, made with $(PYTHON).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The GPU verbs install nothing: they use the torch, triton and pytest that $(PYTHON) has.
+HERE := PYTHONPATH="$(CURDIR)" $(PYTHON)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo check test test-gpu bench bench-gpu golden dist
+
+help:
+	@echo "make demo       write a small Llama's checkpoint from its config, and look at it"
+	@echo "make check      lint, types, tests: what CI runs"
+	@echo "make test       the tests alone; ARGS='-k name' for some of them"
+	@echo "make test-gpu   the same tests, compiled, on a CUDA host; installs nothing"
+	@echo "make bench      measure on this host's CPU; the README's table and the plots anew"
+	@echo "make bench-gpu  measure on a CUDA host; installs nothing"
+	@echo "make golden     rewrite the golden digests: only with a new stream version"
+	@echo "make dist       wheel and sdist"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "installing into $(VENV): some minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/tritonparam init examples/tiny-llama.json --out demo/tiny-llama --overwrite
+	$(BIN)/tritonparam inspect demo/tiny-llama
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m bench table --check README.md
+	$(BIN)/python -m pytest $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest $(ARGS)
+
+test-gpu:
+	$(PYTHON) -c "import torch; torch.cuda.init(); print(torch.cuda.get_device_name())"
+	$(HERE) -m pytest $(ARGS)
+
+bench: install
+	$(BIN)/python -m bench --device cpu $(ARGS)
+	$(BIN)/python -m bench table --write README.md
+	$(BIN)/python -m bench plot
+	$(BIN)/python -m pytest bench --benchmark-only
+
+bench-gpu:
+	$(HERE) -m bench --device cuda $(ARGS)
+
+golden: install
+	$(BIN)/python tools/golden.py
+
+dist: install
+	$(BIN)/python -m build

@@ -1,0 +1,1 @@
+"""How fast parameters come to life: cases as data, one runner, rows in `results/`. See `python -m bench --help`."""

@@ -1,0 +1,109 @@
+"""What is timed, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from tritonparam import Constant, Law, Normal, TruncatedNormal, Uniform
+
+LAWS: dict[str, Law] = {
+    "ones": Constant(1.0),
+    "uniform": Uniform(-0.05, 0.05),
+    "normal": Normal(0.0, 0.02),
+    "truncated_normal": TruncatedNormal(0.0, 0.02, -0.04, 0.04),
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PLAIN_FILL = "plain fill"
+# Makers of values, by device; the plain fill is the ceiling that each is divided by.
+PROVIDERS = {
+    "cpu": ("tritonparam numpy", "torch", PLAIN_FILL),
+    "cuda": ("tritonparam triton", "tritonparam triton, plan built too", "torch", PLAIN_FILL),
+}
+ONE_TENSOR_BYTES = {"cpu": 2**27, "cuda": 2**30}
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One maker, one job.
+
+    Attributes:
+        op: A key of LAWS.
+        provider: Who makes the values.
+        workload: A name for `shapes`.
+        shapes: The tensors that are filled, all of them in one run.
+        dtype: A key of DTYPES.
+        threads: How many threads torch may use on the host.
+    """
+
+    op: str
+    provider: str
+    workload: str
+    shapes: Shapes
+    dtype: str
+    threads: int
+
+    @property
+    def elements(self) -> int:
+        """How many values a run makes."""
+        return sum(map(prod, self.shapes))
+
+    @property
+    def moved(self) -> int:
+        """Bytes moved by a run: every value is written once, nothing is read."""
+        return self.elements * DTYPES[self.dtype].itemsize
+
+    @property
+    def job(self) -> tuple[str, str, str, int]:
+        """What cases must have in common to be compared."""
+        return self.op, self.workload, self.dtype, self.threads
+
+    def __str__(self) -> str:
+        return f"{self.op}, {self.dtype}, {self.workload}, {self.threads} threads, {self.provider}"
+
+
+def gpt2_shapes(layers: int = 12, width: int = 768, vocabulary: int = 50257, positions: int = 1024) -> Shapes:
+    """The parameters of a GPT-2, in the model's order; the output layer is tied to the embedding.
+
+    Examples:
+        >>> sum(map(prod, gpt2_shapes()))
+        124439808
+    """
+    norm: Shapes = ((width,), (width,))
+    attention: Shapes = ((width, 3 * width), (3 * width,), (width, width), (width,))
+    mlp: Shapes = ((width, 4 * width), (4 * width,), (4 * width, width), (width,))
+    return ((vocabulary, width), (positions, width), *(norm + attention + norm + mlp) * layers, *norm)
+
+
+def cases(device: str, quick: bool = False) -> list[Case]:
+    """All cases of a device; those that are compared side by side are neighbours.
+
+    On a CPU the one tensor is timed with one thread and with torch's own number of threads, the model with the latter.
+    The NumPy definition uses one thread whatever torch may use, so it is not timed on the one tensor twice.
+
+    Args:
+        device: "cpu" or "cuda".
+        quick: Small tensors of the same kinds, to see that all runs; nothing to publish.
+    """
+    makers = PROVIDERS[device]
+    threads = torch.get_num_threads()
+    nbytes = 2**22 if quick else ONE_TENSOR_BYTES[device]
+    model = ("GPT-2 cut down", gpt2_shapes(2, 64, 1000, 128)) if quick else ("GPT-2 124M", gpt2_shapes())
+    chosen = []
+    for dtype, kind in DTYPES.items():
+        one = (f"one tensor of {nbytes // 2**20} MiB", ((nbytes // kind.itemsize,),))
+        jobs = [(*one, threads, makers), (*model, threads, makers)]
+        if device == "cpu" and threads > 1:
+            jobs[0] = (*one, threads, tuple(maker for maker in makers if maker != "tritonparam numpy"))
+            jobs.insert(0, (*one, 1, makers))
+        chosen += [
+            Case(op, maker, workload, shapes, dtype, count)
+            for workload, shapes, count, timed in jobs
+            for op in LAWS
+            for maker in timed
+        ]
+    return chosen

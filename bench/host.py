@@ -1,0 +1,80 @@
+"""What a plan costs on the host: 10,000 small tensors, from names to launch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+
+from bench.cases import Case
+from bench.clock import Run, host_clock, interleave
+from bench.memory import Memory
+from bench.rows import Environment, Row
+from bench.run import line, row
+from tritonparam import Fill, Normal, Plan, derive_key
+
+COUNT = 10_000
+BACKENDS = {"cpu": "numpy", "cuda": "triton"}
+
+
+def names(count: int = COUNT) -> list[str]:
+    """Names such as a model has."""
+    return [f"model.layers.{i // 10}.part{i % 10}.weight" for i in range(count)]
+
+
+def keys(names: Iterable[str]) -> list[int]:
+    """A key for each name."""
+    return [derive_key(0, name) for name in names]
+
+
+def fills(tensors: Iterable[torch.Tensor], keys: Iterable[int]) -> list[Fill]:
+    """A fill for each tensor."""
+    law = Normal(0.0, 0.02)
+    return [Fill(tensor, law, key) for tensor, key in zip(tensors, keys, strict=True)]
+
+
+def measure_host(
+    device: str,
+    environment: Environment,
+    count: int = COUNT,
+    rounds: int = 15,
+    budget: float = 2.0,
+    report: Callable[[str], None] = lambda _: None,
+) -> list[Row]:
+    """Time each step on the host: keys, fills, plan (of it the table), and the run, up to where the call returns.
+
+    On a CPU the run includes the values, which the NumPy definition makes one tensor at a time.
+    """
+    backend = BACKENDS[device]
+    shapes = ((64,),) * count
+    tensors = Memory(Case("normal", backend, "", shapes, "float32", 1), device).tensors
+    all_names = names(count)
+    all_keys = keys(all_names)
+    all_fills = fills(tensors, all_keys)
+    plan = Plan(all_fills, backend)
+    steps: dict[tuple[str, str], Run] = {
+        ("keys", "tritonparam"): lambda: keys(all_names),
+        ("fills", "tritonparam"): lambda: fills(tensors, all_keys),
+        ("plan", f"tritonparam {backend}"): lambda: Plan(all_fills, backend),
+        ("run", f"tritonparam {backend}"): plan.run,
+    }
+    if find_spec("triton") is not None:
+        # Laying out the table needs no GPU.
+        build_table = import_module("tritonparam._backends._triton").build_table
+        steps["table", "tritonparam triton"] = lambda: build_table(all_fills)
+
+    def clock(act: Run, repeats: int) -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return host_clock(act, repeats)
+
+    for act in steps.values():
+        act()
+    rows = []
+    for (step, provider), (repeats, measured) in interleave(steps, clock, rounds, budget).items():
+        case = Case(step, provider, f"{count:,} tensors of 64", shapes, "float32", torch.get_num_threads())
+        rows.append(row(environment, case, "host", repeats, measured, fill=0.0))
+        report(line(rows[-1]))
+    return rows

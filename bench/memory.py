@@ -1,0 +1,36 @@
+"""The memory that the makers of one job write to, one after the other."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from math import prod
+
+import torch
+
+from bench.cases import DTYPES, Case
+
+ALIGNMENT = 256  # bytes; what torch's CUDA allocator gives
+
+
+class Memory:
+    """The tensors of a case, in one block of bytes, so that a plain fill can write the same memory in one call.
+
+    Attributes:
+        block: uint8, contiguous: all tensors and the gaps between them.
+        tensors: In the order of the case's shapes.
+    """
+
+    def __init__(self, case: Case, device: str) -> None:
+        dtype = DTYPES[case.dtype]
+        sizes = [prod(shape) * dtype.itemsize for shape in case.shapes]
+        ends = list(accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes))
+        starts = [0, *ends[:-1]]
+        self.block = torch.empty(ends[-1], dtype=torch.uint8, device=device)
+        self.tensors = [
+            self.block[start : start + size].view(dtype).view(shape)
+            for start, size, shape in zip(starts, sizes, case.shapes, strict=True)
+        ]
+
+    def poison(self) -> None:
+        """Make every value a NaN, so that one that is not written shows."""
+        self.block.fill_(0xFF)

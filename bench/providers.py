@@ -1,0 +1,115 @@
+"""Who makes the values: each prepares a function that writes the tensors of a case, and says when they are wrong."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from bench.cases import LAWS, PLAIN_FILL, Case
+from bench.check import key_of, not_plausible, not_the_reference
+from bench.memory import Memory
+from tritonparam import Constant, Fill, Plan, TruncatedNormal, Uniform
+
+Run = Callable[[], object]
+PATTERN = 0x5A
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One maker of values.
+
+    Attributes:
+        prepare: Gives the function that is timed.
+        fault: What is wrong with the values it wrote, or None.
+        graph: Whether it may be captured into a CUDA graph.
+    """
+
+    prepare: Callable[[Case, Memory], Run]
+    fault: Callable[[Case, Memory], str | None]
+    graph: bool = True
+
+
+def _plan(case: Case, memory: Memory, backend: str) -> Plan:
+    law = LAWS[case.op]
+    return Plan([Fill(tensor, law, key_of(position)) for position, tensor in enumerate(memory.tensors)], backend)
+
+
+def _numpy(case: Case, memory: Memory) -> Run:
+    return _plan(case, memory, "numpy").run
+
+
+def _triton(case: Case, memory: Memory) -> Run:
+    return _plan(case, memory, "triton").run
+
+
+def _triton_from_nothing(case: Case, memory: Memory) -> Run:
+    def run() -> None:
+        _plan(case, memory, "triton").run()
+
+    return run
+
+
+def _torch(case: Case, memory: Memory) -> Run:
+    law = LAWS[case.op]
+
+    def fill(tensor: torch.Tensor) -> None:
+        if isinstance(law, Constant):
+            tensor.fill_(law.value)
+        elif isinstance(law, Uniform):
+            tensor.uniform_(law.low, law.high)
+        elif isinstance(law, TruncatedNormal):
+            torch.nn.init.trunc_normal_(tensor, law.mean, law.std, law.low, law.high)
+        else:
+            tensor.normal_(law.mean, law.std)
+
+    def run() -> None:
+        for tensor in memory.tensors:
+            fill(tensor)
+
+    return run
+
+
+def _torch_fault(case: Case, memory: Memory) -> str | None:
+    return (not_the_reference if case.op == "ones" else not_plausible)(case, memory)
+
+
+def _plain_fill(case: Case, memory: Memory) -> Run:
+    """One byte repeated over all the memory of the case in one call: the driver's memset, or torch's fill on a host.
+
+    The byte is not zero, since memory may take zeros faster than data.
+    """
+    block = memory.block
+
+    def fill() -> None:
+        block.fill_(PATTERN)
+
+    return fill if block.is_cpu else _memset(block)
+
+
+def _memset(block: torch.Tensor) -> Run:
+    memset = ctypes.CDLL("libcuda.so.1").cuMemsetD8Async
+    memset.argtypes = (ctypes.c_uint64, ctypes.c_ubyte, ctypes.c_size_t, ctypes.c_void_p)
+
+    def run() -> None:
+        error = memset(block.data_ptr(), PATTERN, block.numel(), torch.cuda.current_stream().cuda_stream)
+        if error:
+            raise RuntimeError(f"cuMemsetD8Async returned error {error}")
+
+    return run
+
+
+def _not_the_pattern(_: Case, memory: Memory) -> str | None:
+    wrong = memory.block != PATTERN
+    return f"byte {int(wrong.nonzero()[0])} was not written" if bool(wrong.any()) else None
+
+
+PROVIDERS = {
+    "tritonparam numpy": Provider(_numpy, not_the_reference),
+    "tritonparam triton": Provider(_triton, not_the_reference),
+    "tritonparam triton, plan built too": Provider(_triton_from_nothing, not_the_reference, graph=False),
+    "torch": Provider(_torch, _torch_fault),
+    PLAIN_FILL: Provider(_plain_fill, _not_the_pattern),
+}

@@ -1,0 +1,155 @@
+"""The runner: checks each maker against the reference, refuses to time a wrong one, times the others in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from bench.cases import PLAIN_FILL, Case
+from bench.clock import Run, captured, cuda_clock, host_clock, interleave
+from bench.memory import Memory
+from bench.providers import PROVIDERS, Provider
+from bench.rows import Environment, Row
+
+
+@dataclass
+class Outcome:
+    """What a run of the bench gives.
+
+    Attributes:
+        rows: Measured.
+        refused: Cases that were not timed since their values were wrong, and what was wrong.
+        notes: What else the reader of the rows must know.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def measure(
+    cases: Sequence[Case],
+    device: str,
+    environment: Environment,
+    providers: Mapping[str, Provider] = PROVIDERS,
+    rounds: int = 15,
+    budget: float = 2.0,
+    report: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Check and time cases; those of one job, which must be neighbours, side by side.
+
+    Args:
+        cases: What to measure.
+        device: "cpu" or "cuda".
+        environment: Of this process.
+        providers: Who makes the values, by name.
+        rounds: Samples of each case at most.
+        budget: Seconds of timing for each case.
+        report: Is told of each row and each refusal.
+    """
+    outcome = Outcome()
+    threads = torch.get_num_threads()
+    try:
+        for _, group in groupby(cases, lambda case: case.job):
+            _measure_job(list(group), device, environment, providers, rounds, budget, report, outcome)
+    finally:
+        torch.set_num_threads(threads)
+    return outcome
+
+
+def _measure_job(
+    cases: list[Case],
+    device: str,
+    environment: Environment,
+    providers: Mapping[str, Provider],
+    rounds: int,
+    budget: float,
+    report: Callable[[str], None],
+    outcome: Outcome,
+) -> None:
+    torch.set_num_threads(cases[0].threads)
+    torch.manual_seed(0)
+    memory = Memory(cases[0], device)
+    if device == "cuda" and memory.block.numel() < 4 * torch.cuda.get_device_properties(0).L2_cache_size:
+        outcome.notes.append(
+            f"{cases[0].workload}, {cases[0].dtype}: under four times the L2 cache, which it may gain by"
+        )
+    ready: dict[Case, Run] = {}
+    for case in cases:
+        provider = providers[case.provider]
+        memory.poison()
+        run = provider.prepare(case, memory)
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        fault = provider.fault(case, memory)
+        if fault is None:
+            ready[case] = run
+        else:
+            outcome.refused.append(f"{case}: {fault}")
+            report(f"WRONG, not timed: {outcome.refused[-1]}")
+    modes = {"eager": ready}
+    if device == "cuda":
+        modes["graph"] = {}
+        for case, run in ready.items():
+            if not providers[case.provider].graph:
+                continue
+            try:
+                modes["graph"][case] = captured(run)
+            except RuntimeError as error:
+                outcome.notes.append(f"{case}: no graph, {str(error).splitlines()[0]}")
+                report(outcome.notes[-1])
+    clock = cuda_clock if device == "cuda" else host_clock
+    for mode, runs in modes.items():
+        timed = interleave(runs, clock, rounds, budget)
+        fill = next(
+            (float(np.median(samples)) for case, (_, samples) in timed.items() if case.provider == PLAIN_FILL), 0.0
+        )
+        for case, (repeats, samples) in timed.items():
+            outcome.rows.append(row(environment, case, mode, repeats, samples, fill))
+            report(line(outcome.rows[-1]))
+
+
+def row(environment: Environment, case: Case, mode: str, repeats: int, samples: list[float], fill: float) -> Row:
+    """The row of a case.
+
+    Args:
+        environment, case, mode, repeats: What was measured; in mode "host" nothing is moved.
+        samples: Seconds a run.
+        fill: Median seconds of the plain fill of the same bytes; 0 if there is none.
+    """
+    moved, elements = (0, 0) if mode == "host" else (case.moved, case.elements)
+    p20, median, p80 = (float(value) for value in np.percentile(samples, (20, 50, 80)))
+    return Row(
+        **asdict(environment),
+        op=case.op,
+        provider=case.provider,
+        workload=case.workload,
+        dtype=case.dtype,
+        threads=case.threads,
+        mode=mode,
+        tensors=len(case.shapes),
+        elements=case.elements,
+        bytes=moved,
+        repeats=repeats,
+        rounds=len(samples),
+        median_s=median,
+        p20_s=p20,
+        p80_s=p80,
+        gb_per_s=moved / median * 1e-9,
+        elements_per_s=elements / median,
+        fraction_of_fill=fill / median,
+    )
+
+
+def line(row: Row) -> str:
+    """A row for a person who watches."""
+    job = f"{row.op:17}{row.dtype:9} {row.workload:22} {row.threads:3} {row.provider:35}{row.mode:6}"
+    figures = f"{row.median_s * 1e3:10.3f} ms x{row.rounds:<3}"
+    if row.mode == "host":
+        return job + figures
+    return f"{job}{figures}{row.gb_per_s:9.2f} GB/s{row.fraction_of_fill:7.3f} of fill"

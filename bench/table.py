@@ -1,0 +1,107 @@
+"""The README's tables, made from the rows and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bench.cases import PLAIN_FILL
+from bench.rows import Row, read
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+
+def render(rows: Sequence[Row]) -> str:
+    """One device's rows as Markdown."""
+    values = [row for row in rows if row.mode != "host"]
+    host = [row for row in rows if row.mode == "host"]
+    parts = [f"**{_names(row.device for row in rows)}**"]
+    if values:
+        parts.append(_throughput(values))
+    if host:
+        parts.append(_host(host))
+    parts.append(_origin(rows))
+    return "\n\n".join(parts)
+
+
+def _names(found: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(found))
+
+
+def _throughput(rows: Sequence[Row]) -> str:
+    """Jobs down, makers across: GB/s written and, of all but the plain fill, the fraction of it."""
+    modes = list(dict.fromkeys(row.mode for row in rows))
+    makers = list(dict.fromkeys((row.provider, row.mode) for row in rows))
+    makers.sort(key=lambda maker: maker[0] == PLAIN_FILL)
+    cells = {(_job(row), (row.provider, row.mode)): row for row in rows}
+    head = [f"{provider} ({mode})" if len(modes) > 1 else provider for provider, mode in makers]
+    lines = [("fill", "dtype", "tensors", "threads", *head), ("---", "---", "---", "--:", *("--:" for _ in makers))]
+    for job in dict.fromkeys(map(_job, rows)):
+        lines.append((*job, *(_cell(cells.get((job, maker))) for maker in makers)))
+    return "GB/s written, in brackets as a fraction of the plain fill of the same bytes:\n\n" + _markdown(lines)
+
+
+def _job(row: Row) -> tuple[str, str, str, str]:
+    return row.op.replace("_", " "), row.dtype, row.workload, str(row.threads)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    speed = significant(row.gb_per_s)
+    if row.provider == PLAIN_FILL or row.fraction_of_fill == 0:
+        return speed
+    return f"{speed} ({significant(row.fraction_of_fill, 2)})"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A positive number to so many significant digits, without an exponent.
+
+    Examples:
+        >>> significant(1234.5), significant(0.012345), significant(9.999)
+        ('1234', '0.0123', '10.0')
+    """
+    rounded = float(f"{value:.{digits}g}")
+    places = digits - 1 - int(f"{rounded:e}".partition("e")[2])
+    return f"{value:.{max(places, 0)}f}"
+
+
+def _host(rows: Sequence[Row]) -> str:
+    lines: list[tuple[str, ...]] = [("on the host", "by", "of", "ms"), ("---", "---", "---", "--:")]
+    lines += [(row.op, row.provider, row.workload, significant(row.median_s * 1e3)) for row in rows]
+    return "What a plan costs on the host:\n\n" + _markdown(lines)
+
+
+def _origin(rows: Sequence[Row]) -> str:
+    rounds = [row.rounds for row in rows]
+    samples = f"{min(rounds)} to {max(rounds)}" if min(rounds) < max(rounds) else f"{rounds[0]}"
+    used = (
+        f"{name} {_names(str(getattr(row, name)) for row in rows)}"
+        for name in ("tritonparam", "stream", "torch", "triton", "numpy", "python")
+    )
+    return (
+        f"Medians of {samples} samples, taken in turn in one process. {', '.join(used)}; "
+        f"{_names(row.date for row in rows)}, commit {_names(row.commit for row in rows)}."
+    )
+
+
+def _markdown(lines: Iterable[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def section(results: Path) -> str:
+    """What stands between the marks: every device's table, in the order of the files' names."""
+    return "\n\n".join(render(read(path)) for path in sorted(results.glob("*.csv")))
+
+
+def renew(text: str, results: Path) -> str:
+    """`text` with the tables that the rows give between its marks.
+
+    Raises:
+        ValueError: The marks are not there once each, in order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"the text must have one {BEGIN} and one {END} after it")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    return f"{before}{BEGIN}\n\n{section(results)}\n\n{END}{after}"

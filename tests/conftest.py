@@ -1,0 +1,64 @@
+"""Set-up of all tests: without a CUDA device, Triton interprets the kernels on the host."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import types
+import unittest.mock
+
+import numpy as np
+import pytest
+import torch
+
+if importlib.util.find_spec("hypothesis") is None:  # on a bare CUDA host: skip the tests that need it, not their files
+    _skip = pytest.mark.skip(reason="needs hypothesis")
+    sys.modules["hypothesis"] = types.ModuleType("hypothesis")
+    sys.modules["hypothesis.strategies"] = unittest.mock.MagicMock()
+    vars(sys.modules["hypothesis"]).update(
+        strategies=sys.modules["hypothesis.strategies"],
+        given=lambda *_, **__: _skip,
+        settings=lambda *_, **__: lambda function: function,
+        example=lambda *_, **__: lambda function: function,
+    )
+
+HAS_CUDA = torch.cuda.is_available()
+if not HAS_CUDA:
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: it is read then
+
+
+def _correct_the_interpreter() -> None:
+    """Make the interpreter round float32 to bfloat16 to nearest even, as every GPU does; it drops the low bits."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    original = interpreter.InterpreterBuilder.cast_impl
+
+    def cast(self: object, source: interpreter.TensorHandle, target: tl.dtype) -> interpreter.TensorHandle:
+        if source.dtype.scalar != tl.float32 or target.scalar != tl.bfloat16:
+            return original(self, source, target)
+        bits = np.ascontiguousarray(source.data).view(np.uint32).astype(np.uint64)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return interpreter.TensorHandle(rounded.astype(np.uint16), tl.bfloat16)
+
+    interpreter.InterpreterBuilder.cast_impl = cast
+    for name in ("create_fp_trunc", "create_fp_ext"):
+        setattr(interpreter.InterpreterBuilder, name, lambda self, source, target: self.cast_impl(source, target))
+
+
+if not HAS_CUDA:
+    _correct_the_interpreter()
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """Where the Triton kernels write: a CUDA device where there is one, else the host, interpreted."""
+    return torch.device("cuda" if HAS_CUDA else "cpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `gpu` where there is none."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not HAS_CUDA:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

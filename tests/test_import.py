@@ -1,0 +1,103 @@
+"""What importing the package does, and does not do."""
+
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tritonparam
+
+ROOT = Path(tritonparam.__file__).parents[1]
+HEAVY = ["triton", "typer", "rich", "safetensors", "transformers"]
+
+# Seconds are of this process's CPU and from bytecode, so that a busy machine does not matter.
+PROBE = f"""
+import compileall, json, sys, time
+import torch
+compileall.compile_dir("tritonparam", quiet=2)
+before = set(sys.modules)
+start = time.process_time()
+import tritonparam
+seconds = time.process_time() - start
+new = set(sys.modules) - before
+print(json.dumps({{
+    "file": tritonparam.__file__,
+    "heavy": [name for name in {HEAVY!r} if name in new],
+    "cuda": torch.cuda.is_initialized(),
+    "seconds": seconds,
+}}))
+"""
+
+
+def check_import(root: Path) -> None:
+    """Import the package that lies in `root` after torch, in a process of its own, and look at what that did."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    got = json.loads(done.stdout)
+    assert Path(got["file"]).parents[1] == root
+    assert got["heavy"] == []
+    assert not got["cuda"]
+    assert got["seconds"] < 0.05
+
+
+def mutant(folder: Path, line: str) -> Path:
+    """A copy of the package whose `__init__` runs `line` first."""
+    package = folder / "tritonparam"
+    shutil.copytree(ROOT / "tritonparam", package, ignore=shutil.ignore_patterns("__pycache__"))
+    init = package / "__init__.py"
+    future = "from __future__ import annotations\n"
+    init.write_text(init.read_text().replace(future, f"{future}\n{line}\n"))
+    return folder
+
+
+def test_import_is_quick_and_brings_in_nothing_heavy():
+    check_import(ROOT)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_import_of_triton_would_be_noticed(tmp_path):
+    with pytest.raises(AssertionError, match="triton"):
+        check_import(mutant(tmp_path, "import triton"))
+
+
+def test_slow_import_would_be_noticed(tmp_path):
+    with pytest.raises(AssertionError, match=r"0\.05"):
+        check_import(mutant(tmp_path, "sum(range(6_000_000))"))
+
+
+def test_every_public_name_is_there_and_listed():
+    assert set(tritonparam.__all__) <= set(dir(tritonparam))
+    for name in tritonparam.__all__:
+        assert getattr(tritonparam, name) is not None
+    with pytest.raises(AttributeError, match="nosuch"):
+        _ = tritonparam.nosuch
+
+
+def test_submodules_do_not_hide_names():
+    """`dtype` and `initializer` are modules, `materialize` is the function, though a module of that name is there."""
+    from tritonparam import dtype, initializer
+    from tritonparam.initializer import initializer as function
+
+    assert dtype.float32.name == "float32"
+    assert initializer.initializer is function
+    assert tritonparam.materialize is importlib.import_module("tritonparam.materialize").materialize
+
+
+@pytest.mark.parametrize("statement", ["import tritonparam.materialize", "tritonparam.declarations"])
+def test_materialize_is_the_function_whichever_way_its_module_comes_in(statement):
+    code = f"import tritonparam; {statement}; print(type(tritonparam.materialize).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "function\n"

@@ -1,0 +1,240 @@
+"""A plan writes each box's values, whatever its company, order or split; what it refuses, it refuses before writing."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tritonparam import Constant, Fill, Law, Normal, Plan, TruncatedNormal, Uniform
+
+LAWS = st.sampled_from(
+    [
+        Normal(),
+        Normal(1.0, 0.5),
+        Uniform(-1.0, 3.0),
+        TruncatedNormal(),
+        TruncatedNormal(0.0, 1.0, -8.0, 8.0),
+        Constant(2.5),
+    ]
+)
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2])
+KEYS = st.integers(0, 2**64 - 1)
+SHAPES = st.lists(st.integers(1, 9), min_size=0, max_size=4).map(tuple)
+BACKENDS = pytest.mark.parametrize("backend", ["numpy", pytest.param("triton", marks=pytest.mark.slow)])
+
+
+def place(backend: str) -> torch.device:
+    """A device that the backend writes to: the Triton kernels are interpreted on the host where there is no GPU."""
+    return torch.device("cuda" if backend == "triton" and torch.cuda.is_available() else "cpu")
+
+
+def bits(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous().view(-1).view(torch.uint8)
+
+
+def whole(shape: tuple[int, ...], law: Law, key: int, dtype: torch.dtype) -> torch.Tensor:
+    out = torch.empty(shape, dtype=dtype)
+    Plan([Fill(out, law, key)], "numpy").run()
+    return out
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """A shape, and offsets and sizes of a box of it."""
+    shape = draw(SHAPES)
+    offsets = tuple(draw(st.integers(0, extent - 1)) for extent in shape)
+    sizes = tuple(draw(st.integers(1, extent - offset)) for extent, offset in zip(shape, offsets, strict=True))
+    return shape, offsets, sizes
+
+
+@BACKENDS
+@settings(max_examples=20, deadline=None)
+@given(box=boxes(), law=LAWS, key=KEYS, dtype=DTYPES)
+def test_a_box_has_the_values_of_the_whole(backend: str, box: Any, law: Law, key: int, dtype: torch.dtype) -> None:
+    shape, offsets, sizes = box
+    got = torch.empty(sizes, dtype=dtype, device=place(backend))
+    Plan([Fill(got, law, key, shape, offsets)], backend).run()
+    want = whole(shape, law, key, dtype)[tuple(slice(o, o + s) for o, s in zip(offsets, sizes, strict=True))]
+    assert torch.equal(bits(got.cpu()), bits(want))
+
+
+@BACKENDS
+@settings(max_examples=10, deadline=None)
+@given(
+    shape=SHAPES.filter(len),
+    law=LAWS,
+    key=KEYS,
+    dtype=DTYPES,
+    shards=st.integers(1, 5),
+    data=st.data(),
+)
+def test_shards_are_the_whole(
+    backend: str, shape: tuple[int, ...], law: Law, key: int, dtype: torch.dtype, shards: int, data: st.DataObject
+) -> None:
+    """Split along any dimension, evenly or not, and written in any order: the concatenation is the whole tensor."""
+    dimension = data.draw(st.integers(0, len(shape) - 1))
+    parts = torch.empty(shape, dtype=dtype).tensor_split(shards, dimension)
+    fills, offset = [], 0
+    for part in parts:
+        offsets = [0] * len(shape)
+        offsets[dimension] = offset
+        out = torch.empty(part.shape, dtype=dtype, device=place(backend))
+        fills.append(Fill(out, law, key, shape, offsets))
+        offset += part.shape[dimension]
+    Plan(data.draw(st.permutations(fills)), backend).run()
+    want = whole(shape, law, key, dtype)
+    for fill, part in zip(fills, want.tensor_split(shards, dimension), strict=True):
+        assert torch.equal(bits(fill.out.cpu()), bits(part))
+
+
+@BACKENDS
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.tuples(SHAPES, LAWS, KEYS, DTYPES), min_size=1, max_size=6), st.data())
+def test_company_and_order_change_nothing(backend: str, rows: list[Any], data: st.DataObject) -> None:
+    """Any subset of fills, in any order, gives each tensor what it gets alone."""
+    chosen = data.draw(st.permutations(rows))[: data.draw(st.integers(1, len(rows)))]
+    fills = [Fill(torch.empty(s, dtype=d, device=place(backend)), law, key) for s, law, key, d in chosen]
+    Plan(fills, backend).run()
+    for fill, (shape, law, key, dtype) in zip(fills, chosen, strict=True):
+        assert torch.equal(bits(fill.out.cpu()), bits(whole(shape, law, key, dtype)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(shape=SHAPES, law=LAWS.filter(lambda law: law.kind != "constant"), key=KEYS)
+def test_narrow_dtypes_are_the_rounded_float32(shape: tuple[int, ...], law: Law, key: int) -> None:
+    want = whole(shape, law, key, torch.float32)
+    for dtype in (torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float64):
+        assert torch.equal(bits(whole(shape, law, key, dtype)), bits(want.to(dtype)))
+
+
+def test_a_plan_runs_again() -> None:
+    out = torch.empty(1000)
+    plan = Plan([Fill(out, Normal(), 3)])
+    plan.run()
+    want = out.clone()
+    out.fill_(math.nan)
+    plan.run()
+    assert torch.equal(out, want)
+
+
+def test_gradients_and_inference_mode_do_not_matter() -> None:
+    """A leaf that requires grad is written like any other, without a trace in autograd."""
+    leaf = torch.nn.Parameter(torch.empty(10))
+    Plan([Fill(leaf, Normal(), 3)]).run()
+    assert leaf.grad_fn is None
+    assert leaf.requires_grad
+    with torch.inference_mode():
+        inside = torch.empty(10)
+        Plan([Fill(inside, Normal(), 3)]).run()
+    assert torch.equal(leaf.detach(), inside)
+
+
+def test_memory_of_the_reference_is_bounded() -> None:
+    """Temporaries of one chunk, whatever the tensor: tracemalloc counts NumPy's allocations."""
+    import tracemalloc
+
+    out = torch.empty(8_000_000, dtype=torch.bfloat16)
+    plan = Plan([Fill(out, Normal(), 3)], "numpy")
+    tracemalloc.start()
+    try:
+        plan.run()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12_000_000
+
+
+VALID: dict[str, Any] = {"out": torch.empty(4, 3), "law": Normal(), "key": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"out": [1.0]}, TypeError, "out must be a torch.Tensor, got list"),
+        ({"out": torch.empty(4, device="meta")}, ValueError, "out must be a strided tensor with storage"),
+        ({"out": torch.eye(3).to_sparse()}, ValueError, "out must be a strided tensor with storage"),
+        ({"out": torch.empty(4, dtype=torch.int32)}, TypeError, "out must be of a dtype in .* got torch.int32"),
+        ({"out": torch.empty(3).expand(4, 3)}, ValueError, r"out must not overlap itself, got shape \(4, 3\)"),
+        ({"law": "normal"}, TypeError, r"law must be one of \['constant', .*\], got 'normal'"),
+        ({"law": Constant(0.5), "out": torch.empty(2, dtype=torch.int8)}, ValueError, "value must be a whole number"),
+        ({"law": Constant(300), "out": torch.empty(2, dtype=torch.uint8)}, ValueError, r"in \[0, 255\] .* got 300"),
+        ({"law": Constant(1e39)}, ValueError, "value must be a float32 number"),
+        ({"key": -1}, ValueError, r"key must be an int in \[0, 2\*\*64\), got -1"),
+        ({"key": 2**64}, ValueError, "key must be an int"),
+        ({"key": 1.0}, ValueError, "key must be an int"),
+        ({"shape": (4,)}, ValueError, "must have the same rank"),
+        ({"shape": (5, 3), "offsets": (2, 0)}, ValueError, "the box must lie in the tensor, got offsets"),
+        ({"shape": (5, 3), "offsets": (-1, 0)}, ValueError, "the box must lie in the tensor"),
+    ],
+)
+def test_a_bad_fill_is_refused_by_name(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Fill(**(VALID | change))
+
+
+def test_a_plan_takes_fills_only() -> None:
+    with pytest.raises(TypeError, match="fills must hold Fill objects, got Tensor"):
+        Plan([torch.empty(3)])  # type: ignore[list-item]
+
+
+def test_backends_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill = Fill(torch.full((3,), 7.0), Normal())
+    with pytest.raises(ValueError, match=r"backend must be one of \('triton', 'numpy'\), got 'cupy'"):
+        Plan([fill], "cupy")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="backend 'triton' needs the package triton: pip install triton"):
+        Plan([fill], "triton")
+    assert (fill.out == 7.0).all()
+
+
+def test_compiled_kernels_refuse_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    from tritonparam._backends import _triton
+
+    monkeypatch.setattr(_triton, "is_interpreted", lambda: False)
+    with pytest.raises(ValueError, match="backend 'triton' writes to cuda devices only, got a tensor on 'cpu'"):
+        Plan([Fill(torch.empty(3), Normal())], "triton")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Normal(0.0, -1.0), "std must be >= 0, got -1.0"),
+        (lambda: Normal(math.nan, 1.0), "mean must be a finite float32 number, got nan"),
+        (lambda: Normal(0.0, 1e38), "mean and std must keep every value in float32"),
+        (lambda: Uniform(1.0, 0.0), "low must not be above high"),
+        (lambda: Uniform(-3e38, 3e38), r"high - low must be at most 2\*\*127"),
+        (lambda: TruncatedNormal(0.0, 0.0), "std must be > 0"),
+        (lambda: TruncatedNormal(0.0, 1.0, 2.0, 2.0), "low must be below high"),
+        (lambda: TruncatedNormal(0.0, 1.0, 11.0, 12.0), "must come within 10 std"),
+        (lambda: TruncatedNormal(0.0, 1.0, -1e-300, 1e-300), "must be at least 1e-30 std apart"),
+    ],
+)
+def test_bad_laws_are_refused_by_name(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_zero_has_no_sign_in_a_random_law() -> None:
+    """Equal laws give equal bits, whichever was used first; and integers are floats."""
+    for make in (lambda zero: TruncatedNormal(zero, 1.0, zero, 2.0), lambda zero: Normal(zero, 0.0)):
+        for first, second in ((-0.0, 0.0), (0.0, -0.0), (0, 0.0)):
+            results = [bits(whole((64,), make(zero), 1, torch.float32)) for zero in (first, second)]
+            assert torch.equal(*results)
+    assert repr(Normal(-0.0, 1)) == "Normal(mean=0.0, std=1.0)"
+
+
+def test_bounds_beyond_float32_are_no_bounds() -> None:
+    want = whole((1000,), TruncatedNormal(0.0, 1.0, -math.inf, math.inf), 1, torch.float32)
+    assert torch.equal(whole((1000,), TruncatedNormal(0.0, 1.0, -1e300, 1e39), 1, torch.float32), want)
+
+
+def test_laws_compare_and_copy_by_value() -> None:
+    assert copy.deepcopy(Normal(0.0, 2.0)) == Normal(0.0, 2.0) != Normal(0.0, 1.0)
+    assert len({Normal(), Normal(), Uniform()}) == 2

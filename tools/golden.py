@@ -1,0 +1,96 @@
+"""Golden digests: what stream v1 gives, one line a tensor, in tests/data/golden.csv.
+
+    python tools/golden.py      rewrite them: a changed digest is a new stream version
+
+A digest is the sha256 of the bytes of a box, row-major and little-endian. docs/stream.md says what the columns mean.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from tritonparam import Constant, Fill, Law, Normal, Plan, TruncatedNormal, Uniform, derive_key
+from tritonparam._law import law_from_json, law_to_json
+
+PATH = Path(__file__).parents[1] / "tests" / "data" / "golden.csv"
+COLUMNS = ("seed", "name", "occurrence", "law", "dtype", "shape", "offsets", "sizes", "sha256")
+FLOATS = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float64")
+LAWS: tuple[Law, ...] = (
+    Uniform(0.0, 1.0),
+    Uniform(-0.07, 0.07),
+    Normal(0.0, 1.0),
+    Normal(0.5, 0.02),
+    TruncatedNormal(0.0, 1.0, -2.0, 2.0),
+    TruncatedNormal(0.0, 0.02, -1e30, 1e30),
+    TruncatedNormal(1.0, 3.0, 8.0, 30.0),
+    Constant(0.1),
+)
+# shape, offsets, sizes
+BOXES = (
+    ((1000,), (0,), (1000,)),
+    ((33, 7, 5), (2, 3, 0), (30, 2, 5)),
+    ((3, 2**33), (1, 2**33 - 1001), (1, 1001)),
+)
+
+
+def cases() -> list[dict[str, str]]:
+    """Every case, without its digest."""
+    rows = []
+
+    def add(seed: int, name: str, occurrence: int, law: Law, dtype: str, box: tuple[tuple[int, ...], ...]) -> None:
+        shape, offsets, sizes = (json.dumps(list(part)) for part in box)
+        values = (str(seed), name, str(occurrence), json.dumps(law_to_json(law)), dtype, shape, offsets, sizes)
+        rows.append(dict(zip(COLUMNS, values, strict=False)))
+
+    for law in LAWS:
+        for dtype in FLOATS:
+            add(0, "w", 0, law, dtype, BOXES[0])
+        for box in BOXES[1:]:
+            add(0, "w", 0, law, "float32", box)
+    # Enough values to notice the last bit of every coefficient.
+    for law in (Uniform(0.0, 1.0), Normal(0.0, 1.0), TruncatedNormal(0.0, 1.0, -2.0, 2.0), LAWS[5]):
+        add(0, "w", 0, law, "float32", ((2**20,), (0,), (2**20,)))
+    for seed, name, occurrence in (
+        (1, "w", 0),
+        (2**64 - 1, "w", 0),
+        (0, "layers.0.weight", 0),
+        (0, "w", 1),
+        (0, "", 0),
+        (0, "重み", 0),
+    ):
+        add(seed, name, occurrence, Normal(0.0, 1.0), "float32", BOXES[0])
+    for dtype in ("int8", "int16", "int32", "int64", "uint8", "bool"):
+        add(0, "w", 0, Constant(1), dtype, BOXES[0])
+    return rows
+
+
+def digest(row: dict[str, str], backend: str = "numpy") -> str:
+    """The sha256 of one case."""
+    shape, offsets, sizes = (json.loads(row[column]) for column in ("shape", "offsets", "sizes"))
+    out = torch.empty(sizes, dtype=getattr(torch, row["dtype"]))
+    key = derive_key(int(row["seed"]), row["name"], int(row["occurrence"]))
+    Plan([Fill(out, law_from_json(json.loads(row["law"])), key, shape, offsets)], backend).run()
+    return hashlib.sha256(out.view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def read() -> list[dict[str, str]]:
+    """The rows as they are frozen."""
+    with PATH.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def main() -> None:
+    """Rewrite the file."""
+    with PATH.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | {"sha256": digest(row)} for row in cases())
+
+
+if __name__ == "__main__":
+    main()

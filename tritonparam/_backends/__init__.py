@@ -1,0 +1,47 @@
+"""Who writes a plan: the Triton kernels on a GPU, the NumPy definition anywhere. They agree bit for bit."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from tritonparam.plan import Fill
+
+BACKENDS = ("triton", "numpy")
+
+
+class RunnablePlan(Protocol):
+    """Fills checked and laid out for one device."""
+
+    def run(self) -> None:
+        """Write them."""
+
+
+class Backend(Protocol):
+    """A module that can lay out and run fills of one device."""
+
+    def prepare(self, fills: list[Fill]) -> RunnablePlan:
+        """Check and lay out `fills`, all on one device."""
+
+
+def resolve_backend(device: torch.device, name: str | None = None) -> Backend:
+    """The backend called `name`, or the one that `device` has by default.
+
+    Raises:
+        ValueError: `name` is not a backend, or no backend writes to `device`.
+        ImportError: The backend needs a package that is not installed; the message says which.
+    """
+    if name is None:
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"device must be a cpu or cuda device, got {str(device)!r}")
+        name = "triton" if device.type == "cuda" else "numpy"
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {BACKENDS}, got {name!r}")
+    if name == "triton" and importlib.util.find_spec("triton") is None:
+        raise ImportError("backend 'triton' needs the package triton: pip install triton")
+    module: Backend = importlib.import_module(f"tritonparam._backends._{name}")
+    return module

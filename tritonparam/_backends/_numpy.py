@@ -1,0 +1,52 @@
+"""The backend that is the definition: it runs `_reference` into tensors of any device, chunk by chunk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tritonparam._constant import SIGNED_BY_WIDTH, constant_tensor
+from tritonparam._law import Constant
+from tritonparam._reference.fill import box_chunks
+from tritonparam._reference.rounding import round_bits
+
+if TYPE_CHECKING:
+    from tritonparam.plan import Fill
+
+_SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
+
+
+class NumpyPlan:
+    """Fills, checked, to be written by the NumPy definition."""
+
+    def __init__(self, fills: list[Fill]) -> None:
+        self._fills = fills
+
+    def run(self) -> None:
+        """Write every fill; one chunk of temporaries at a time."""
+        with torch.no_grad():
+            for fill in self._fills:
+                _write(fill)
+
+
+def _write(fill: Fill) -> None:
+    out = fill.out.detach()
+    if isinstance(fill.law, Constant):
+        out.copy_(constant_tensor(fill.law, out.dtype).expand(out.shape))
+        return
+    width = out.element_size()
+    contiguous = out.is_contiguous()
+    flat = (out if contiguous else torch.empty(out.shape, dtype=out.dtype)).view(-1).view(SIGNED_BY_WIDTH[width])
+    dtype = str(out.dtype).removeprefix("torch.")
+    for start, values in box_chunks(fill.law, fill.key, fill.shape, fill.offsets, out.shape):
+        bits = round_bits(np.ascontiguousarray(values), dtype).view(_SIGNED[width])
+        flat[start : start + len(bits)].copy_(torch.from_numpy(bits))
+    if not contiguous:
+        out.copy_(flat.view(out.dtype).view(out.shape))
+
+
+def prepare(fills: list[Fill]) -> NumpyPlan:
+    """Lay out `fills` for `run`."""
+    return NumpyPlan(fills)

@@ -1,0 +1,50 @@
+"""Constants as the bits of a dtype: docs/stream.md, section "Constants"."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+
+from tritonparam._law import FLOAT32_MAX, Constant
+
+SIGNED_BY_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@lru_cache(maxsize=4096)
+def _tensor(value: float | int | bool, text: str, dtype: torch.dtype) -> torch.Tensor:
+    # `text` tells the cache True from 1 and -0.0 from 0.0.
+    if dtype.is_floating_point or dtype.is_complex:
+        wide = torch.tensor(value, dtype=torch.float64)
+        if dtype in (torch.float64, torch.complex64):
+            return wide.to(dtype)
+        if math.isfinite(value) and abs(value) > FLOAT32_MAX:
+            raise ValueError(f"value must be a float32 number for dtype {dtype}, got {value!r}")
+        if dtype == torch.float8_e4m3fn:  # torch before 2.12 makes NaN of what is too large
+            wide = wide.clamp(-448.0, 448.0)
+        return wide.to(torch.float32).to(dtype)
+    low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    if not math.isfinite(value) or value != int(value) or not low <= value <= high:
+        raise ValueError(f"value must be a whole number in [{low}, {high}] for dtype {dtype}, got {value!r}")
+    return torch.tensor(int(value), dtype=dtype)
+
+
+def constant_tensor(law: Constant, dtype: torch.dtype) -> torch.Tensor:
+    """The constant as a CPU tensor of shape (): through float32 to every narrower float, rounding to nearest even.
+
+    Raises:
+        ValueError: `dtype` cannot hold the value: a fraction or a value out of range for an integer or bool, or one
+            beyond float32.
+
+    Examples:
+        >>> constant_tensor(Constant(0.1), torch.bfloat16)
+        tensor(0.1001, dtype=torch.bfloat16)
+    """
+    return _tensor(law.value, repr(law.value), dtype)
+
+
+def constant_bits(law: Constant, dtype: torch.dtype) -> int:
+    """The bits of `constant_tensor`, as a signed integer of the dtype's width."""
+    value = constant_tensor(law, dtype)
+    return int(value.view(SIGNED_BY_WIDTH[value.element_size()]).item())

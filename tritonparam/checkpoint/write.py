@@ -1,0 +1,204 @@
+"""Streaming a checkpoint to disk: one shard in memory at a time, resumable, never half a checkpoint under its name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tritonparam._backends import resolve_backend
+from tritonparam.checkpoint.errors import CheckpointError, UsageError
+from tritonparam.checkpoint.files import Extent, encode_header, lay_out, write_file
+from tritonparam.checkpoint.job import Job
+from tritonparam.checkpoint.record import RECORD_NAME, Entry, checkpoint_digest, record_text
+from tritonparam.checkpoint.workspace import Workspace
+from tritonparam.plan import Plan
+
+INDEX_NAME = "model.safetensors.index.json"
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of a checkpoint: its name and its tensors."""
+
+    name: str
+    entries: tuple[Entry, ...]
+
+    def extents(self) -> dict[str, Extent]:
+        """Where its tensors lie in it."""
+        return lay_out({entry.name: (entry.dtype, entry.shape) for entry in self.entries})
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a run did.
+
+    Attributes:
+        parameters: The number of parameter elements.
+        tensors: The number of tensors.
+        nbytes: The bytes of all tensors.
+        seconds: How long writing took.
+        digest: `checkpoint_digest` of the whole.
+        shards: The names of the weight files.
+        reused: How many of them an earlier, interrupted run had finished.
+    """
+
+    parameters: int
+    tensors: int
+    nbytes: int
+    seconds: float
+    digest: str
+    shards: tuple[str, ...]
+    reused: int
+
+
+def split(entries: tuple[Entry, ...], max_size: int) -> list[Shard]:
+    """Distribute `entries`, in order, over files of at most `max_size` bytes; a larger tensor gets its own."""
+    groups: list[list[Entry]] = [[]]
+    filled = 0
+    for entry in entries:
+        if groups[-1] and filled + entry.nbytes > max_size:
+            groups.append([])
+            filled = 0
+        groups[-1].append(entry)
+        filled += entry.nbytes
+    if len(groups) == 1:
+        return [Shard("model.safetensors", tuple(groups[0]))]
+    total = len(groups)
+    names = (f"model-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1))
+    return [Shard(name, tuple(group)) for name, group in zip(names, groups, strict=True)]
+
+
+def write_checkpoint(
+    job: Job,
+    out: Path,
+    *,
+    device: torch.device,
+    backend: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Written:
+    """Write `job` to the folder `out`, which appears only when all of it is there.
+
+    The work is done in the folder `out` + ".partial". A run cut short leaves it, and the next run of the same job
+    continues with the first shard whose bytes are not all there.
+
+    Args:
+        job: What to write.
+        out: The folder to make.
+        device: Where the values are computed. It changes none of them.
+        backend: Who computes them; the device's own where None. It changes none of them.
+        overwrite: Replace the checkpoint that `out` is now, and discard the unfinished run of another job.
+        progress: Called with the number of bytes of each piece finished.
+
+    Raises:
+        UsageError: `out` exists, or an unfinished run of another job is in its place, and `overwrite` is False.
+        CheckpointError: A tensor came out with other bytes than the record promises.
+        OSError: The disk refuses.
+    """
+    begin = time.perf_counter()
+    shards = split(job.entries, job.settings["max_shard_size"])
+    digests: dict[str, str] = {}
+    reused = 0
+    with Workspace(out, overwrite) as workspace:
+        workspace.open(job.identity())
+        for shard in shards:
+            found = workspace.finished(shard.name, shard.extents())
+            if found is None:
+                found = _write_shard(job, shard, workspace, device, backend, progress)
+            else:
+                reused += 1
+                if progress is not None:
+                    progress(sum(entry.nbytes for entry in shard.entries))
+            _compare(job, found)
+            digests |= found
+        _write_companions(job, shards, digests, workspace.folder)
+        workspace.publish()
+    digest = checkpoint_digest({entry.name: (entry.dtype, entry.shape) for entry in job.entries}, digests)
+    seconds = time.perf_counter() - begin
+    names = tuple(shard.name for shard in shards)
+    return Written(job.parameters, len(job.entries), job.nbytes, seconds, digest, names, reused)
+
+
+def _write_shard(
+    job: Job, shard: Shard, workspace: Workspace, device: torch.device, backend: str | None, progress: Progress | None
+) -> dict[str, str]:
+    """Compute one shard, write it and return the digests of its tensors."""
+    extents = shard.extents()
+    buffer = torch.empty(sum(extent.nbytes for extent in extents.values()), dtype=torch.uint8, device=device)
+    _compute(job, shard, extents, buffer, backend)
+    data = buffer.cpu().numpy().data
+    views = {name: data[extent.start : extent.start + extent.nbytes] for name, extent in extents.items()}
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        hashed = pool.map(lambda view: hashlib.sha256(view).hexdigest(), views.values())
+        write_file(workspace.folder / shard.name, [encode_header(extents), data], progress)
+        digests = dict(zip(views, hashed, strict=True))
+    workspace.mark_finished(shard.name, digests)
+    return digests
+
+
+def _compute(job: Job, shard: Shard, extents: dict[str, Extent], buffer: torch.Tensor, backend: str | None) -> None:
+    """Write the values of one shard into `buffer`: one plan for all tensors with laws, then the replayed ones."""
+    outs = {}
+    for entry in shard.entries:
+        extent = extents[entry.name]
+        outs[entry.name] = buffer[extent.start : extent.start + extent.nbytes].view(entry.dtype).view(entry.shape)
+    Plan([fill for entry in shard.entries for fill in job.fills(entry, outs[entry.name])], backend).run()
+    for entry in shard.entries:
+        if entry.laws is None:
+            outs[entry.name].copy_(job.replays[entry.name].replay(job.seed, buffer.device))
+
+
+def _compare(job: Job, digests: dict[str, str]) -> None:
+    """Hold `digests` against those that a record promises."""
+    different = [name for name, digest in digests.items() if job.expected and job.expected.get(name) != digest]
+    if different:
+        names = ", ".join(different[:3]) + (" and others" if len(different) > 3 else "")
+        raise CheckpointError(f"{names}: other bytes than the record promises; it was made with other versions")
+
+
+def _write_companions(job: Job, shards: list[Shard], digests: dict[str, str], folder: Path) -> None:
+    """Write all files but the weights; the record, which says that everything is there, last."""
+    texts = {}
+    if len(shards) > 1:
+        metadata = {"total_parameters": job.parameters, "total_size": job.nbytes}
+        weight_map = {entry.name: shard.name for shard in shards for entry in shard.entries}
+        texts[INDEX_NAME] = json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2) + "\n"
+    texts |= job.settings["files"]
+    texts[RECORD_NAME] = record_text(job.settings, job.entries, digests)
+    for name, text in texts.items():
+        write_file(folder / name, [text.encode()])
+
+
+def check_device(name: str | None, backend: str | None) -> torch.device:
+    """The device called `name`, CUDA where there is one if None, after checking that `backend` writes to it.
+
+    Raises:
+        UsageError: There is no such device or backend, or the two do not go together.
+        CheckpointError: The machine has no such device, or a package is missing.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device must be cpu, cuda or cuda:N, got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device must be cpu, cuda or cuda:N, got {name!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise CheckpointError(f"device {name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    try:
+        resolve_backend(device, backend)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    except ImportError as error:
+        raise CheckpointError(str(error)) from None
+    return device
