@@ -2,112 +2,119 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import sys
 import time
-from enum import Enum
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
 
 from bench import host, plot, rows, run, table
 from bench.cases import cases
 
 RESULTS = Path(__file__).parent / "results"
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-class Device(str, Enum):
-    """Where to measure."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-@app.callback(invoke_without_command=True)
-def main(
-    context: typer.Context,
-    device: Annotated[Device | None, typer.Option(help="Where; by default on CUDA if there is a device.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small tensors and few rounds: to see that all runs.")] = False,
-    only: Annotated[str, typer.Option(help="Only cases with this text in their description.")] = "",
-    rounds: Annotated[int, typer.Option(min=1, help="Samples of each case at most.")] = 15,
-    budget: Annotated[float, typer.Option(min=0.0, help="Seconds of timing for each case.")] = 2.0,
-    commit: Annotated[str | None, typer.Option(help="The commit to name in the rows, where git cannot say.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the rows; bench/results by default, with --quick none.")
-    ] = None,
-) -> None:
-    """Check every maker's values against the reference, time those that are right. Exit code 1 if one was wrong."""
-    if context.invoked_subcommand is not None:
-        return
-    where = device.value if device else "cuda" if torch.cuda.is_available() else "cpu"
+def measure(arguments: argparse.Namespace) -> int:
+    """Check every maker's values against the reference, time those that are right. 1 if one was wrong."""
+    where = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if where == "cuda" and not torch.cuda.is_available():
-        typer.echo("bench: no CUDA device here", err=True)
-        raise typer.Exit(2)
+        return _fail("no CUDA device here", 2)
     start = time.monotonic()
-    environment = rows.environment(where, commit)
-    typer.echo(
-        f"{environment.device}; torch {environment.torch}, triton {environment.triton}, commit {environment.commit}"
-    )
+    environment = rows.environment(where, arguments.commit)
+    print(f"{environment.device}; torch {environment.torch}, triton {environment.triton}, commit {environment.commit}")
     load = os.getloadavg()[0]
     if load > 0.5:
-        typer.echo(f"note: load average {load:.1f}: something else runs here, and the figures will show it")
-    chosen = [case for case in cases(where, quick) if only in str(case)]
-    count, limit = (3, 0.5) if quick else (rounds, budget)
-    outcome = run.measure(chosen, where, environment, rounds=count, budget=limit, report=typer.echo)
-    if not only:
-        tensors = 100 if quick else host.COUNT
-        outcome.rows += host.measure_host(where, environment, tensors, count, limit, typer.echo)
+        print(f"note: load average {load:.1f}: something else runs here, and the figures will show it")
+    chosen = [case for case in cases(where, arguments.quick) if arguments.only in str(case)]
+    count, limit = (3, 0.5) if arguments.quick else (arguments.rounds, arguments.budget)
+    outcome = run.measure(chosen, where, environment, rounds=count, budget=limit, report=_say)
+    if not arguments.only:
+        tensors = 100 if arguments.quick else host.COUNT
+        outcome.rows += host.measure_host(where, environment, tensors, count, limit, _say)
     for note in dict.fromkeys(outcome.notes):
-        typer.echo(f"note: {note}")
-    out = out or (None if quick else RESULTS)
+        print(f"note: {note}")
+    out = arguments.out or (None if arguments.quick else RESULTS)
     if out is not None and outcome.rows:
-        for path in rows.write(out, outcome.rows, whole=not only):
-            typer.echo(f"rows in {path}")
-    typer.echo(f"{len(outcome.rows)} rows, {len(outcome.refused)} refused, {time.monotonic() - start:.0f} s")
-    if outcome.refused:
-        for refusal in outcome.refused:
-            typer.echo(f"bench: wrong values, not timed: {refusal}", err=True)
-        raise typer.Exit(1)
+        for path in rows.write(out, outcome.rows, whole=not arguments.only):
+            print(f"rows in {path}")
+    print(f"{len(outcome.rows)} rows, {len(outcome.refused)} refused, {time.monotonic() - start:.0f} s")
+    for refusal in outcome.refused:
+        _fail(f"wrong values, not timed: {refusal}", 1)
+    return 1 if outcome.refused else 0
 
 
-@app.command("table")
-def table_command(
-    check: Annotated[
-        Path | None, typer.Option(help="Exit with 1 if this file's tables are not what the rows give.")
-    ] = None,
-    write: Annotated[Path | None, typer.Option(help="Put the tables between the marks of this file.")] = None,
-    results: Annotated[Path, typer.Option(help="Folder with the rows.")] = RESULTS,
-) -> None:
+def show_table(arguments: argparse.Namespace) -> int:
     """Print the README's tables as the rows give them, or check or write those in a file."""
-    path = check or write
+    path = arguments.check or arguments.write
     if path is None:
-        typer.echo(table.section(results))
-        return
+        print(table.section(arguments.results))
+        return 0
     try:
         text = path.read_text()
-        renewed = table.renew(text, results)
+        renewed = table.renew(text, arguments.results)
     except (OSError, ValueError) as error:
-        typer.echo(f"bench: {path}: {error}", err=True)
-        raise typer.Exit(1) from None
-    if write is not None:
+        return _fail(f"{path}: {error}", 1)
+    if arguments.write is not None:
         path.write_text(renewed)
     elif renewed != text:
-        typer.echo(
-            f"bench: {path}: its tables are not what {results} gives: python -m bench table --write {path}", err=True
-        )
-        raise typer.Exit(1)
+        command = f"python -m bench table --write {path}"
+        return _fail(f"{path}: its tables are not what {arguments.results} gives: {command}", 1)
+    return 0
 
 
-@app.command("plot")
-def plot_command(results: Annotated[Path, typer.Option(help="Folder with the rows.")] = RESULTS) -> None:
+def draw(arguments: argparse.Namespace) -> int:
     """Draw a picture of each file of rows, beside it."""
-    for path in sorted(results.glob("*.csv")):
+    for path in sorted(arguments.results.glob("*.csv")):
         picture = path.with_suffix(".png")
         plot.plot(rows.read(path), picture)
-        typer.echo(str(picture))
+        print(picture)
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _fail(text: str, code: int) -> int:
+    print(f"bench: {text}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m bench", description=measure.__doc__)
+    parser.set_defaults(run=measure)
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="where; by default on CUDA if there is a device")
+    parser.add_argument("--quick", action="store_true", help="small tensors and few rounds: to see that all runs")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only cases with this text in their description")
+    parser.add_argument("--rounds", type=int, default=15, help="samples of each case at most [15]")
+    parser.add_argument("--budget", type=float, default=2.0, help="seconds of timing for each case [2]")
+    parser.add_argument("--commit", help="the commit to name in the rows, where git cannot say")
+    out = "folder for the rows; bench/results by default, with --quick none"
+    parser.add_argument("--out", metavar="DIR", type=Path, help=out)
+    commands = parser.add_subparsers()
+    shown = commands.add_parser("table", description=show_table.__doc__, help="the README's tables")
+    shown.set_defaults(run=show_table)
+    what = shown.add_mutually_exclusive_group()
+    what.add_argument("--check", metavar="FILE", type=Path, help="exit with 1 if its tables are not what the rows give")
+    what.add_argument("--write", metavar="FILE", type=Path, help="put the tables between its marks")
+    drawn = commands.add_parser("plot", description=draw.__doc__, help="the plots")
+    drawn.set_defaults(run=draw)
+    for command in (shown, drawn):
+        command.add_argument("--results", metavar="DIR", type=Path, default=RESULTS, help="folder with the rows")
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    if arguments.run is measure and (arguments.rounds < 1 or arguments.budget < 0):
+        parser.error(f"--rounds must be >= 1 and --budget >= 0, got {arguments.rounds} and {arguments.budget}")
+    return int(arguments.run(arguments))
 
 
 if __name__ == "__main__":
-    app()
+    sys.exit(main())

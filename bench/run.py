@@ -96,7 +96,7 @@ def _measure_job(
     if device == "cuda":
         modes["graph"] = {}
         for case, run in ready.items():
-            if not providers[case.provider].graph:
+            if case.op in providers[case.provider].ungraphable:
                 continue
             try:
                 modes["graph"][case] = captured(run)

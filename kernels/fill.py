@@ -166,7 +166,7 @@ def _fill_row(table, row_ptr, programs_before, lead, KIND: tl.constexpr, DTYPES:
         _fill_run(row_ptr, address, k0, k1, dtype, aligned, chunk, start, stop, lead, KIND, DTYPES)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _fill_kernel(table, rows, KINDS: tl.constexpr, DTYPES: tl.constexpr, STRIDED: tl.constexpr):
     """Program p writes one chunk of the last row whose first program is not above p.
 

@@ -137,7 +137,7 @@ def _normal_pair(radius_word, angle_word, mean, radius, lead):
 def _truncated_normal(word, mean, std, low, high, split, scale, below, above, lead, HAS_TAIL: tl.constexpr):
     """The inverse of the normal distribution function, restricted to [low, high], at `word`."""
     is_below = word.to(tl.int64) < split
-    f = tl.where(is_below, word, ~word).to(tl.float32) + 0.5
+    f = tl.where(is_below, word, word ^ 0xFFFFFFFF).to(tl.float32) + 0.5
     q = tl.fma(f, scale, tl.where(is_below, below, above))
     m = _bits((q * 4.0) * (1.0 - q)) - 0x3F000001
     w = _minus_two_log(m, _fraction(m, lead), lead)

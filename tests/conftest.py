@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -17,6 +18,7 @@ if importlib.util.find_spec("hypothesis") is None:  # on a bare CUDA host: skip 
     sys.modules["hypothesis"] = types.ModuleType("hypothesis")
     sys.modules["hypothesis.strategies"] = unittest.mock.MagicMock()
     vars(sys.modules["hypothesis"]).update(
+        __spec__=importlib.machinery.ModuleSpec("hypothesis", None),  # torch looks for it
         strategies=sys.modules["hypothesis.strategies"],
         given=lambda *_, **__: _skip,
         settings=lambda *_, **__: lambda function: function,
@@ -47,7 +49,15 @@ def _correct_the_interpreter() -> None:
         setattr(interpreter.InterpreterBuilder, name, lambda self, source, target: self.cast_impl(source, target))
 
 
-if not HAS_CUDA:
+def _interprets_exactly() -> bool:
+    from triton.runtime import interpreter
+
+    return hasattr(getattr(interpreter, "_interpreter", None), "fma_fp32")
+
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+CAN_RUN_KERNELS = HAS_CUDA or (HAS_TRITON and _interprets_exactly())
+if HAS_TRITON and not HAS_CUDA:
     _correct_the_interpreter()
 
 
@@ -58,7 +68,11 @@ def device() -> torch.device:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` where there is none."""
+    """Skip what is marked `gpu` where there is none, and `kernels` where the interpreter rounds an fma twice."""
     for item in items:
         if item.get_closest_marker("gpu") and not HAS_CUDA:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.get_closest_marker("kernels") and not CAN_RUN_KERNELS:
+            item.add_marker(
+                pytest.mark.skip(reason="needs a CUDA device, or triton 3.9 whose interpreter has an exact fma")
+            )

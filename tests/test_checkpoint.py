@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("safetensors")
+
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -200,6 +203,22 @@ def test_a_run_cut_short_is_continued(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
 
 
+def test_progress_is_told_while_values_are_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a host a large shard takes minutes to compute and a moment to write."""
+    want = write(job(scale=5), tmp_path / "whole")
+    monkeypatch.setattr("tritonparam.checkpoint.write.PIECE", 1000)
+    counts: list[int] = []
+
+    def progress(count: int) -> None:
+        counts.append(count)
+        assert list((tmp_path / "out.partial" / "weights").iterdir()) == []
+
+    got = write(job(scale=5), tmp_path / "out", progress=progress)
+    assert got.digest == want.digest
+    assert sum(counts) == got.nbytes
+    assert max(counts) <= 4000
+
+
 def test_a_damaged_shard_is_written_again(tmp_path: Path) -> None:
     want = write(job(1000, scale=5), tmp_path / "whole")
     cut_short(job(1000, scale=5), tmp_path / "out", after=24_500)
@@ -274,6 +293,21 @@ def test_a_failed_swap_puts_the_old_checkpoint_back(tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match="Input/output"):
         write(job(seed=1), tmp_path / "out", overwrite=True)
     assert json.loads((tmp_path / "out" / RECORD_NAME).read_text())["digest"] == old.digest
+
+
+def test_a_swap_cut_in_the_middle_loses_no_checkpoint(tmp_path: Path) -> None:
+    """Killed between its two renames, a run leaves the old checkpoint aside; the next one puts it back first."""
+    out, aside = tmp_path / "out", tmp_path / "out.partial" / "replaced"
+    old = write(job(), out)
+    cut_short(job(1000, seed=1, scale=5), out, after=24_500, overwrite=True)
+    out.rename(aside)
+    with pytest.raises(UsageError, match="exists; use --overwrite"):
+        write(job(1000, seed=1, scale=5), out)
+    assert json.loads((out / RECORD_NAME).read_text())["digest"] == old.digest
+    out.rename(aside)
+    new = write(job(1000, seed=1, scale=5), out, overwrite=True)
+    assert json.loads((out / RECORD_NAME).read_text())["digest"] == new.digest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
 def test_other_bytes_than_the_record_promises_are_an_error(tmp_path: Path) -> None:

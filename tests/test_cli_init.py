@@ -17,6 +17,10 @@ from typing import Any
 
 import pytest
 import torch
+
+pytest.importorskip("safetensors")
+pytest.importorskip("typer")
+
 from safetensors.torch import load_file
 
 from tritonparam import cli
@@ -168,6 +172,19 @@ def test_a_callable_is_built_as_declared(run: Run, tmp_path: Path, module_file: 
     assert run("init", f"{module_file}:Namespace.make", "--out", "c")[0] == 0
 
 
+def test_a_terminal_shows_a_table_with_the_whole_digest(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("init", TINY, "--out", tmp_path / "m")
+    assert code == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
+    rows = dict(line.split(maxsplit=1) for line in lines[1:])
+    assert list(rows) == ["parameters", "bytes", "seconds", "GB/s", "digest"]
+    assert rows["digest"].strip() == json.loads((tmp_path / "m" / "tritonparam.json").read_text())["digest"]
+
+
 def test_json_is_one_object_and_nothing_else(run: Run, tmp_path: Path) -> None:
     code, out, err = run("init", TINY, "--out", tmp_path / "m", "--json", "--seed", 3, "--dtype", "fp16")
     assert (code, err) == (0, "")
@@ -285,6 +302,19 @@ def test_an_error_is_one_line(run: Run, module_file: str, arguments: list[Any], 
     assert message in err
     assert not Path("m").exists()
     assert not Path("m.partial").exists()
+
+
+def test_a_backend_that_does_not_write_to_the_device_is_a_usage_error(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    from tritonparam._backends import _triton
+
+    monkeypatch.setattr(_triton, "is_interpreted", lambda: False)
+    code, out, err = run("init", TINY, "--out", tmp_path / "m", "--device", "cpu", "--backend", "triton")
+    assert (code, out) == (2, "")
+    assert err == "error: backend 'triton' writes to cuda devices only, got device 'cpu'\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_one_line_and_the_next_run_completes(

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+pytest.importorskip("safetensors")
+pytest.importorskip("typer")
+
 from safetensors.torch import load_file, save_file
 
 from tritonparam import _law, cli
@@ -177,6 +182,13 @@ def test_tensors_that_repeat_each_other_are_found(tmp_path: Path) -> None:
     assert "the same values as a" in verdicts(folder)["b"]
 
 
+def test_tensors_that_must_agree_are_no_alarm(tmp_path: Path) -> None:
+    """All numbers of this law are rounded to 1: that two tensors have the same values says nothing."""
+    narrow = _law.Normal(1.0, 1e-4)
+    entries = [entry(name, (30, 20), narrow, dtype=torch.bfloat16) for name in "ab"]
+    assert verdicts(checkpoint(tmp_path / "m", *entries)) == {"a": "ok", "b": "ok"}
+
+
 def test_missing_and_unknown_tensors_are_found(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "m", entry("a", (30, 20), LAWS[0]), entry("b", (600,), LAWS[0]))
     tensors = load_file(folder / "model.safetensors")
@@ -263,7 +275,20 @@ def test_the_table_has_a_line_for_every_tensor(run: Run, tmp_path: Path) -> None
     assert lines[-1] == "2 tensors against tritonparam.json: all ok"
 
 
+def test_a_narrow_terminal_loses_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines wrap in it; no column is cut or left out."""
+    name = "a.tensor.with.a.rather.long.name.such.as.models.have.weight"
+    folder = checkpoint(tmp_path / "m", entry(name, (300, 200), LAWS[4]))
+    plain = run("inspect", folder)[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    coloured = run("inspect", folder)[1]
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+    assert re.search(rf"^{name} +\[300, 200\] .* ok$", plain, re.MULTILINE)
+
+
 def test_the_plot_shows_every_family(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     entries = [entry(f"layers.{number}.w", (60, 50), LAWS[0]) for number in range(3)]
     folder = checkpoint(tmp_path / "m", *entries, entry("u", (900,), LAWS[2], dtype=torch.bfloat16))
     found = families(inspect_checkpoint(folder))
@@ -274,9 +299,19 @@ def test_the_plot_shows_every_family(run: Run, tmp_path: Path) -> None:
     assert run("inspect", folder, "--plot", tmp_path / "p.png")[0] == 0
     data = (tmp_path / "p.png").read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    code, _, err = run("inspect", folder, "--plot", tmp_path / "p.nonsense")
-    assert code == 1
+    code, out, err = run("inspect", folder, "--plot", tmp_path / "p.nonsense")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: --plot must end in one of .eps, .jpg")
     assert err.count("\n") == 1
+
+
+def test_a_picture_that_cannot_be_written_costs_no_table(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    folder = checkpoint(tmp_path / "m", entry("u", (900,), LAWS[2]))
+    code, out, err = run("inspect", folder, "--plot", tmp_path / "absent" / "p.png")
+    assert code == 1
+    assert out.endswith("1 tensors against tritonparam.json: all ok\n")
+    assert err.endswith("No such file or directory\n")
 
 
 def test_a_missing_matplotlib_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +324,7 @@ def test_a_missing_matplotlib_is_named(run: Run, tmp_path: Path, monkeypatch: py
 
 
 def test_nothing_to_plot_is_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     inspection = inspect_checkpoint(checkpoint(tmp_path / "m", entry("c", (9,), _law.Constant(1.0))))
     with pytest.raises(Exception, match="nothing to plot"):
         plot_inspection(inspection, tmp_path / "p.png", "m")

@@ -22,6 +22,8 @@ pytest.importorskip("triton")
 from tritonparam._backends._triton import build_table
 from tritonparam.kernels import fill as kernel
 
+pytestmark = pytest.mark.kernels
+
 SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 LAWS = [
     Normal(0.1, 0.02),
@@ -312,6 +314,37 @@ def test_large_tensors_on_a_gpu(device: torch.device) -> None:
     for place, fill in zip(places, fills, strict=True):
         check(fill)
         place.check_bands()
+
+
+@pytest.mark.gpu
+def test_a_plan_runs_on_another_stream_than_it_was_built_on() -> None:
+    """While the first stream is busy for some 100 ms before the copy of the table, and after the plan is dropped."""
+    out = torch.zeros(100_000, device="cuda")
+    first, second = torch.cuda.Stream(), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(first):
+        torch.cuda._sleep(200_000_000)
+        plan = Plan([Fill(out, Normal(), KEY)])
+    with torch.cuda.stream(second):
+        plan.run()
+        del plan
+        junk = [torch.full((2000,), -1, device="cuda") for _ in range(50)]
+    torch.cuda.synchronize()
+    check(Fill(out, Normal(), KEY))
+    assert len(junk) == 50
+
+
+@pytest.mark.gpu
+def test_a_plan_is_replayed_from_a_graph() -> None:
+    out = torch.empty(100_000, device="cuda")
+    plan = Plan([Fill(out, Normal(), KEY)])
+    plan.run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        plan.run()
+    out.zero_()
+    graph.replay()
+    check(Fill(out, Normal(), KEY))
 
 
 @pytest.mark.gpu

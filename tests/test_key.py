@@ -39,6 +39,8 @@ def test_no_two_of_many_keys_agree() -> None:
         ((2**64, "w"), ValueError, "seed must be in"),
         ((0, "w", -1), ValueError, "occurrence must be in"),
         ((1.5, "w"), TypeError, "seed must be an int, got 1.5 of type float"),
+        ((True, "w"), TypeError, "seed must be an int, got True of type bool"),
+        ((0, "w", False), TypeError, "occurrence must be an int, got False of type bool"),
         (("0", "w"), TypeError, "seed must be an int"),
         ((0, b"w"), TypeError, "name must be a string, got b'w' of type bytes"),
         ((0, "\ud800"), ValueError, "name must be encodable as UTF-8"),

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import nn
 
 from tritonparam import Constant, Fill, Normal, Plan, Uniform, declarations, deferred_init, derive_key, materialize
@@ -528,6 +527,7 @@ print(peak() - before)
 
 def test_a_checkpoint_of_an_odd_module_has_the_values_of_materialize(tmp_path, monkeypatch):
     """Draws that are shared, cut, turned, drawn over or hidden take the same numbers on both ways."""
+    safetensors = pytest.importorskip("safetensors.torch")
     (tmp_path / "odd_module_for_a_checkpoint.py").write_text(
         """
 import torch
@@ -556,7 +556,7 @@ class Odd(nn.Module):
     write_checkpoint(job, tmp_path / "out", device=torch.device("cpu"))
     with deferred_init():
         module = sys.modules["odd_module_for_a_checkpoint"].Odd()
-    want, got = materialize(module, seed=8).state_dict(), load_file(tmp_path / "out" / "model.safetensors")
+    want, got = materialize(module, seed=8).state_dict(), safetensors.load_file(tmp_path / "out" / "model.safetensors")
     assert set(got) == set(want)
     assert [name for name in want if not torch.equal(got[name], want[name])] == []
 

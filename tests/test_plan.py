@@ -6,12 +6,14 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritonparam import Constant, Fill, Law, Normal, Plan, TruncatedNormal, Uniform
+from tritonparam._reference.fill import values_at
 
 LAWS = st.sampled_from(
     [
@@ -26,7 +28,7 @@ LAWS = st.sampled_from(
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2])
 KEYS = st.integers(0, 2**64 - 1)
 SHAPES = st.lists(st.integers(1, 9), min_size=0, max_size=4).map(tuple)
-BACKENDS = pytest.mark.parametrize("backend", ["numpy", pytest.param("triton", marks=pytest.mark.slow)])
+BACKENDS = pytest.mark.parametrize("backend", ["numpy", pytest.param("triton", marks=pytest.mark.kernels)])
 
 
 def place(backend: str) -> torch.device:
@@ -171,11 +173,25 @@ VALID: dict[str, Any] = {"out": torch.empty(4, 3), "law": Normal(), "key": 1}
         ({"shape": (4,)}, ValueError, "must have the same rank"),
         ({"shape": (5, 3), "offsets": (2, 0)}, ValueError, "the box must lie in the tensor, got offsets"),
         ({"shape": (5, 3), "offsets": (-1, 0)}, ValueError, "the box must lie in the tensor"),
+        ({"shape": (8.0, 3)}, TypeError, r"shape must hold ints, got \(8.0, 3\)"),
+        ({"offsets": (0, "0")}, TypeError, r"offsets must hold ints, got \(0, '0'\)"),
+        ({"shape": (2**32, 2**32)}, ValueError, r"shape must come to at most 2\*\*63 elements, got \(4294967296,"),
+        ({"law": Constant(10**400)}, ValueError, "value must be a float32 number"),
+        ({"law": Constant(10**400), "out": torch.empty(2, dtype=torch.float64)}, ValueError, "value must be a float64"),
     ],
 )
 def test_a_bad_fill_is_refused_by_name(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Fill(**(VALID | change))
+
+
+def test_the_last_element_that_an_index_can_have_is_made() -> None:
+    """The box of the largest tensor there may be: 2**63 elements, indices of 63 bits."""
+    shape = np.array([2**31, 2**32])
+    box = torch.empty(1, 2)
+    Plan([Fill(box, Normal(), 1, shape, tuple(shape - (1, 2)))]).run()
+    want = values_at(Normal(), 1, np.array([2**63 - 2, 2**63 - 1]))
+    assert torch.equal(box[0], torch.from_numpy(want))
 
 
 def test_a_plan_takes_fills_only() -> None:
@@ -198,7 +214,7 @@ def test_compiled_kernels_refuse_the_host(monkeypatch: pytest.MonkeyPatch) -> No
     from tritonparam._backends import _triton
 
     monkeypatch.setattr(_triton, "is_interpreted", lambda: False)
-    with pytest.raises(ValueError, match="backend 'triton' writes to cuda devices only, got a tensor on 'cpu'"):
+    with pytest.raises(ValueError, match="backend 'triton' writes to cuda devices only, got device 'cpu'"):
         Plan([Fill(torch.empty(3), Normal())], "triton")
 
 
@@ -208,6 +224,7 @@ def test_compiled_kernels_refuse_the_host(monkeypatch: pytest.MonkeyPatch) -> No
         (lambda: Normal(0.0, -1.0), "std must be >= 0, got -1.0"),
         (lambda: Normal(math.nan, 1.0), "mean must be a finite float32 number, got nan"),
         (lambda: Normal(0.0, 1e38), "mean and std must keep every value in float32"),
+        (lambda: Normal(0, 10**400), "std must be a finite float32 number, got 1000"),
         (lambda: Uniform(1.0, 0.0), "low must not be above high"),
         (lambda: Uniform(-3e38, 3e38), r"high - low must be at most 2\*\*127"),
         (lambda: TruncatedNormal(0.0, 0.0), "std must be > 0"),
@@ -233,6 +250,14 @@ def test_zero_has_no_sign_in_a_random_law() -> None:
 def test_bounds_beyond_float32_are_no_bounds() -> None:
     want = whole((1000,), TruncatedNormal(0.0, 1.0, -math.inf, math.inf), 1, torch.float32)
     assert torch.equal(whole((1000,), TruncatedNormal(0.0, 1.0, -1e300, 1e39), 1, torch.float32), want)
+
+
+def test_no_value_of_a_truncated_normal_overflows() -> None:
+    got = whole((4000,), TruncatedNormal(3e38, 1e38, -math.inf, math.inf), 1, torch.float32)
+    assert got.isfinite().all()
+    assert got.max() == torch.finfo(torch.float32).max
+    with pytest.raises(ValueError, match=r"\[low, high\] must contain a float32 number"):
+        Fill(torch.empty(4), TruncatedNormal(0.0, 1e38, 5e38, math.inf))
 
 
 def test_laws_compare_and_copy_by_value() -> None:

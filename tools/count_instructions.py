@@ -43,6 +43,10 @@ CASES = (
     ("truncated_normal", "float32"),
     ("truncated_normal", "bfloat16"),
     ("truncated_normal_with_tail", "float32"),
+    # What models are: several kinds and dtypes in one launch. There is no one hot path to count, but nothing may spill.
+    ("constant+normal", "16+bfloat16"),
+    ("constant+uniform+normal+truncated_normal", "32+float32"),
+    ("constant+normal strided", "16+bfloat16"),
 )
 LANES = 32 * fill.NUM_WARPS
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -57,9 +61,9 @@ class Figures:
     Attributes:
         triton: The release that compiled it, with its own ptxas.
         architecture, kind, dtype: Of the kernel.
-        instructions: An element, on the hot path.
-        fma: Float32 fused multiply-adds an element, on the hot path.
-        wide_stores: 128-bit stores of one thread in one iteration.
+        instructions: An element, on the hot path; 0 where it was not counted.
+        fma: Float32 fused multiply-adds an element, on the hot path; likewise.
+        wide_stores: 128-bit stores of one thread in one iteration, or in the whole code where no path was counted.
         registers: Of one thread.
         spilled: Bytes of stack and local memory of one thread.
     """
@@ -76,8 +80,13 @@ class Figures:
 
 
 def compile_fill(architecture: str, kind: str, dtype: str) -> triton.compiler.CompiledKernel:
-    """The fill kernel for rows of one kind and dtype."""
-    constants = {"KINDS": 1 << fill.KINDS[kind], "DTYPES": 1 << store.DTYPES[dtype], "STRIDED": False}
+    """The fill kernel for rows of these kinds and dtypes, joined by "+"; strided ones too if `kind` says so."""
+    kinds, _, strided = kind.partition(" ")
+    constants = {
+        "KINDS": sum(1 << fill.KINDS[each] for each in kinds.split("+")),
+        "DTYPES": sum(1 << store.DTYPES[each] for each in dtype.split("+")),
+        "STRIDED": bool(strided),
+    }
     signature = {"table": "*i64", "rows": "i32"} | dict.fromkeys(constants, "constexpr")
     source = ASTSource(fill._fill_kernel, signature, constants, attrs={(0,): [["tt.divisibility", 16]]})
     options = {"num_warps": fill.NUM_WARPS, "enable_fp_fusion": False}
@@ -167,7 +176,8 @@ def measure(case: tuple[str, str, str]) -> Figures:
     kernel = compile_fill(architecture, kind, dtype)
     if not architecture.startswith("sm_"):
         return _measure_amd(kernel, case)
-    path = hot_path(disassemble(kernel.asm["cubin"]))
+    sass = disassemble(kernel.asm["cubin"])
+    path = hot_path(sass) if "+" not in kind else []
     elements = fill.TILE / LANES
     fma = sum({"FFMA": 1, "FFMA2": 2}.get(mnemonic(each), 0) for each in path)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -181,7 +191,7 @@ def measure(case: tuple[str, str, str]) -> Figures:
         *case,
         instructions=round(len(path) / elements, 2),
         fma=round(fma / elements, 2),
-        wide_stores=sum("STG.E.128" in each for each in path),
+        wide_stores=sum("STG.E.128" in each for each in path or sass.splitlines()),
         registers=resources["REG"],
         spilled=resources["STACK"] + resources["LOCAL"],
     )

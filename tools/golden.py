@@ -52,6 +52,20 @@ def cases() -> list[dict[str, str]]:
             add(0, "w", 0, law, dtype, BOXES[0])
         for box in BOXES[1:]:
             add(0, "w", 0, law, "float32", box)
+    # What the others leave out: any other split, no bounds, no spread, overflow of narrow dtypes, no size.
+    for law in (
+        TruncatedNormal(0.0, 1.0, -1.0, 2.0),
+        TruncatedNormal(1.0, 0.5, -2.0, 0.0),
+        TruncatedNormal(0.0, 1.0, -1e300, 1e300),
+    ):
+        add(0, "w", 0, law, "float32", BOXES[0])
+    for law in (Normal(0.25, 0.0), Uniform(3.0, 3.0), Uniform(0.0, 2.0**-120)):
+        add(0, "w", 0, law, "float32", BOXES[0])
+    for dtype in FLOATS[1:5]:
+        add(0, "w", 0, Normal(0.0, 60000.0), dtype, BOXES[0])
+        add(0, "w", 0, Normal(0.0, 2.0**-14), dtype, BOXES[0])
+    add(0, "w", 0, Normal(0.0, 1.0), "float32", ((), (), ()))
+    add(0, "w", 0, Normal(0.0, 1.0), "float32", ((4, 0), (0, 0), (4, 0)))
     # Enough values to notice the last bit of every coefficient.
     for law in (Uniform(0.0, 1.0), Normal(0.0, 1.0), TruncatedNormal(0.0, 1.0, -2.0, 2.0), LAWS[5]):
         add(0, "w", 0, law, "float32", ((2**20,), (0,), (2**20,)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from functools import lru_cache
 
 import torch
@@ -16,16 +17,17 @@ SIGNED_BY_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64
 def _tensor(value: float | int | bool, text: str, dtype: torch.dtype) -> torch.Tensor:
     # `text` tells the cache True from 1 and -0.0 from 0.0.
     if dtype.is_floating_point or dtype.is_complex:
+        kind, largest = ("float64", sys.float_info.max) if dtype == torch.float64 else ("float32", FLOAT32_MAX)
+        if largest < abs(value) < math.inf:
+            raise ValueError(f"value must be a {kind} number for dtype {dtype}, got {value!r}")
         wide = torch.tensor(value, dtype=torch.float64)
         if dtype in (torch.float64, torch.complex64):
             return wide.to(dtype)
-        if math.isfinite(value) and abs(value) > FLOAT32_MAX:
-            raise ValueError(f"value must be a float32 number for dtype {dtype}, got {value!r}")
         if dtype == torch.float8_e4m3fn:  # torch before 2.12 makes NaN of what is too large
             wide = wide.clamp(-448.0, 448.0)
         return wide.to(torch.float32).to(dtype)
     low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
-    if not math.isfinite(value) or value != int(value) or not low <= value <= high:
+    if not low <= value <= high or value != int(value):
         raise ValueError(f"value must be a whole number in [{low}, {high}] for dtype {dtype}, got {value!r}")
     return torch.tensor(int(value), dtype=dtype)
 

@@ -29,6 +29,8 @@ def derive_key(seed: int, name: str, occurrence: int = 0) -> int:
         '0xba050188b13cfbb3'
     """
     try:
+        if isinstance(seed, bool) or isinstance(occurrence, bool):
+            raise struct.error
         head = struct.pack("<QQ", seed, occurrence)
     except struct.error:
         for argument, value in (("seed", seed), ("occurrence", occurrence)):

@@ -24,7 +24,10 @@ def _number(owner: object, argument: str, *, finite: bool = True) -> float:
     value = getattr(owner, argument)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{argument} must be a real number, got {value!r} of type {type(value).__name__}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an int beyond float64
+        number = math.inf if value > 0 else -math.inf
     if math.isnan(number) or (finite and not abs(number) <= FLOAT32_MAX):
         raise ValueError(f"{argument} must be a finite float32 number, got {value!r}")
     number += 0.0

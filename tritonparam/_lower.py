@@ -21,6 +21,7 @@ RSQRT = tuple(
     for text in ("0x1.000000p+0", "-0x1.ffff90p-2", "0x1.7fffdap-2", "-0x1.4178b0p-2", "0x1.18e59cp-2")
 )
 _DIGITS = 160
+_LARGEST = np.finfo(np.float32).max
 _SQRT_TWO_PI = (
     "2.506628274631000502415765284811045253006986740609938316629923576"
     "34229365460784197494659583837805726611600997265203879644866323618126736"
@@ -55,7 +56,7 @@ class TruncatedNormalParameters:
 
     Attributes:
         mean, std: Of the normal before it is cut.
-        low, high: The bounds, rounded inwards.
+        low, high: The bounds, rounded inwards, and finite: no value overflows.
         split: Words below it fall below the mean; 0 <= split <= 2**32.
         scale: Mass of the interval * 2**-32.
         below: Mass of the normal below `low`.
@@ -94,7 +95,7 @@ def lower_truncated_normal(law: TruncatedNormal) -> TruncatedNormalParameters:
     Raises:
         ValueError: No float32 lies between the bounds.
     """
-    low, high = _round_up(law.low), np.float32(0) - _round_up(-law.high)
+    low, high = max(_round_up(law.low), -_LARGEST), min(np.float32(0) - _round_up(-law.high), _LARGEST)
     if not low <= high:
         raise ValueError(f"[low, high] must contain a float32 number, got {law!r}")
     with localcontext(Context(prec=_DIGITS)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -124,16 +125,18 @@ def inspect(
     """
     from tritonparam.checkpoint.inspect import inspect_checkpoint, stored_bytes, to_json
 
+    if plot is not None:
+        from tritonparam.checkpoint.plot import check_plot, plot_inspection
+
+        check_plot(plot)
     with _progress("reading", stored_bytes(folder), as_json) as progress:
         inspection = inspect_checkpoint(folder, progress.advance)
-    if plot is not None:
-        from tritonparam.checkpoint.plot import plot_inspection
-
-        plot_inspection(inspection, plot, folder.resolve().name)
     if as_json:
         typer.echo(to_json(inspection, folder))
     else:
         _show_inspection(inspection)
+    if plot is not None:
+        plot_inspection(inspection, plot, folder.resolve().name)
     if not inspection.ok:
         raise typer.Exit(1)
 
@@ -194,7 +197,9 @@ def _show_written(job: Job, written: Written, out: Path, as_json: bool) -> None:
         numbers = f"{written.parameters:,} parameters, {format_size(written.nbytes)}, {written.seconds:.2f} s"
         typer.echo(f"{out}: {numbers}, {rate:.2f} GB/s, digest {written.digest}")
         return
-    table = Table(show_header=False, title=str(out), title_justify="left")
+    table = Table(box=None, show_header=False, pad_edge=False, title=str(out), title_justify="left")
+    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row("parameters", f"{written.parameters:,} in {written.tensors} tensors")
     table.add_row("bytes", f"{format_size(written.nbytes)} in {len(written.shards)} files ({written.reused} reused)")
     table.add_row("seconds", f"{written.seconds:.2f}")
@@ -210,13 +215,11 @@ def _show_inspection(inspection: Inspection) -> None:
 
     from tritonparam.checkpoint.units import dtype_name
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("tensor", "shape", "dtype"):
-        table.add_column(title, no_wrap=True)
-    for title in ("mean", "std", "min", "max"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("expected", no_wrap=True)
-    table.add_column("verdict")
+    table = Table(box=None, pad_edge=False, header_style="none")
+    for title in ("tensor", "shape", "dtype", "mean", "std", "min", "max", "expected", "verdict"):
+        table.add_column(
+            Text(title, style="bold"), justify="right" if title in ("mean", "std", "min", "max") else "left"
+        )
     for report in inspection.reports:
         moments = report.moments
         numbers = (moments.mean, moments.std, moments.low, moments.high)
@@ -224,10 +227,12 @@ def _show_inspection(inspection: Inspection) -> None:
         cells += [f"{number:.4g}" if moments.count else "-" for number in numbers]
         verdict = Text(report.verdict, style="red" if report.problems else "green")
         table.add_row(*(Text(cell) for cell in (*cells, report.expected)), verdict)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=10_000)
-    console.print(table)
+    # As wide as it comes: a narrow terminal wraps lines, where rich would cut columns or leave them out.
+    console = Console(width=10_000)
+    with console.capture() as text:
+        console.print(table)
+    padding = re.compile(r" +(\x1b\[0m)?$", re.MULTILINE)
+    typer.echo(padding.sub(r"\1", text.get()), nl=False, color=console.is_terminal)
     wrong = sum(bool(report.problems) for report in inspection.reports)
     summary = "all ok" if not wrong else f"{wrong} disagree"
     typer.echo(f"{len(inspection.reports)} tensors against {inspection.source}: {summary}")

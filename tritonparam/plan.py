@@ -6,13 +6,16 @@ values into a torch tensor of the box's shape.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Iterable, Sequence
 
 import torch
 
 from tritonparam._backends import Backend, RunnablePlan, resolve_backend
 from tritonparam._constant import constant_tensor
-from tritonparam._law import LAWS, Constant, Law
+from tritonparam._law import LAWS, Constant, Law, TruncatedNormal
+from tritonparam._lower import lower_truncated_normal
 from tritonparam._views import contiguous_start
 
 RANDOM_DTYPES = frozenset(
@@ -36,8 +39,8 @@ class Fill:
 
     Raises:
         TypeError: An argument is of the wrong type, or `out` has a dtype that the law cannot fill.
-        ValueError: The box does not lie in the tensor, `out` overlaps itself or has no storage, or the key is not 64
-            bits.
+        ValueError: The box does not lie in the tensor, the tensor is larger than 2**63 elements, `out` overlaps itself
+            or has no storage, or the key is not 64 bits.
 
     Examples:
         >>> from tritonparam import Normal
@@ -71,6 +74,8 @@ class Fill:
             raise TypeError(
                 f"out must be of a dtype in {sorted(map(str, RANDOM_DTYPES))} for a {law.kind} law, got {out.dtype}"
             )
+        elif type(law) is TruncatedNormal:
+            lower_truncated_normal(law)
         if type(key) is not int or not 0 <= key < 2**64:
             raise ValueError(f"key must be an int in [0, 2**64), got {key!r}")
         is_contiguous = out.is_contiguous()
@@ -83,8 +88,8 @@ class Fill:
             self.shape, self.offsets = sizes, (0,) * len(sizes)
             self.run_start = 0 if is_contiguous else None
             return
-        self.shape = sizes if shape is None else tuple(shape)
-        self.offsets = (0,) * len(self.shape) if offsets is None else tuple(offsets)
+        self.shape = sizes if shape is None else _ints("shape", shape)
+        self.offsets = (0,) * len(self.shape) if offsets is None else _ints("offsets", offsets)
         _check_box(self.shape, self.offsets, sizes)
         self.run_start = contiguous_start(self.shape, self.offsets, sizes) if is_contiguous else None
 
@@ -93,11 +98,20 @@ class Fill:
         return f"Fill(out={tuple(self.out.shape)} {self.out.dtype}, law={self.law!r}, key={self.key:#x}, {box})"
 
 
+def _ints(argument: str, values: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, values))
+    except TypeError:
+        raise TypeError(f"{argument} must hold ints, got {values!r}") from None
+
+
 def _check_box(shape: tuple[int, ...], offsets: tuple[int, ...], sizes: tuple[int, ...]) -> None:
     if not len(shape) == len(offsets) == len(sizes):
         raise ValueError(
             f"shape, offsets and out must have the same rank, got {shape}, {offsets} and out of shape {sizes}"
         )
+    if math.prod(shape) > 2**63:
+        raise ValueError(f"shape must come to at most 2**63 elements, got {shape}")
     if any(o < 0 or o + s > n for n, o, s in zip(shape, offsets, sizes, strict=True)):
         raise ValueError(f"the box must lie in the tensor, got offsets {offsets} and sizes {sizes} in shape {shape}")
 
@@ -117,7 +131,10 @@ def _overlaps_itself(out: torch.Tensor) -> bool:
 class Plan:
     """Fills that run together: on a CUDA device in a number of launches that does not grow with the number of fills.
 
-    The order in which the fills of one plan are written is free: two that write the same memory belong in two plans.
+    The order in which the fills of one plan are written is free: two that write the same memory belong in two plans. A
+    plan keeps the memory that its tensors had when it was built; one whose tensors were given other storage since
+    (`set_`, `.data = `) has to be built anew. It may be run on any CUDA stream, and in a graph capture if it was built,
+    and run once, before.
 
     Args:
         fills: The operations.

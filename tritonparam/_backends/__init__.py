@@ -24,6 +24,9 @@ class RunnablePlan(Protocol):
 class Backend(Protocol):
     """A module that can lay out and run fills of one device."""
 
+    def check_device(self, device: torch.device) -> None:
+        """Raise ValueError where it does not write to `device`."""
+
     def prepare(self, fills: list[Fill]) -> RunnablePlan:
         """Check and lay out `fills`, all on one device."""
 
@@ -32,7 +35,7 @@ def resolve_backend(device: torch.device, name: str | None = None) -> Backend:
     """The backend called `name`, or the one that `device` has by default.
 
     Raises:
-        ValueError: `name` is not a backend, or no backend writes to `device`.
+        ValueError: `name` is not a backend, or it does not write to `device`, or none does.
         ImportError: The backend needs a package that is not installed; the message says which.
     """
     if name is None:
@@ -44,4 +47,5 @@ def resolve_backend(device: torch.device, name: str | None = None) -> Backend:
     if name == "triton" and importlib.util.find_spec("triton") is None:
         raise ImportError("backend 'triton' needs the package triton: pip install triton")
     module: Backend = importlib.import_module(f"tritonparam._backends._{name}")
+    module.check_device(device)
     return module

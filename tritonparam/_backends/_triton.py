@@ -162,28 +162,41 @@ class TritonPlan:
         # Their memory must outlive the table, also if a tensor is given other storage meanwhile.
         self._storages = [each.out.untyped_storage() for each in fills]
         self.table = build_table(fills)
-        self._words = _to_device(torch.from_numpy(self.table.words), self._device)
+        self._words = torch.from_numpy(self.table.words)
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                self._words = self._words.pin_memory().to(self._device, non_blocking=True)
+                self._stream = torch.cuda.current_stream()
+                self._copied = self._stream.record_event()
 
     def run(self) -> None:
-        """Write every fill: one launch on the current stream of the device."""
+        """Write every fill: one launch on the current stream of the device, wherever the plan was built."""
         table = self.table
         on_device = torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext()
         with on_device:
+            if self._device.type == "cuda":
+                self._follow(torch.cuda.current_stream())
             fill(self._words, table.rows, table.programs, table.kinds, table.dtypes, table.strided)
 
+    def _follow(self, stream: torch.cuda.Stream) -> None:
+        """Make `stream` wait for the table, and the table's memory for `stream`, if another one copied it."""
+        if stream == self._stream:
+            return
+        if not torch.cuda.is_current_stream_capturing():  # a graph cannot wait for what happened before it
+            stream.wait_event(self._copied)
+        self._words.record_stream(stream)
 
-def _to_device(words: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A copy of `words` on `device` that the host does not wait for."""
-    return words.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else words
+
+def check_device(device: torch.device) -> None:
+    """Let CUDA devices pass, and any other where Triton interprets.
+
+    Raises:
+        ValueError: The kernels cannot write to `device`.
+    """
+    if device.type != "cuda" and not is_interpreted():
+        raise ValueError(f"backend 'triton' writes to cuda devices only, got device {str(device)!r}")
 
 
 def prepare(fills: list[Fill]) -> TritonPlan:
-    """Lay out `fills`, all on one device, for `run`.
-
-    Raises:
-        ValueError: The device is no CUDA device, and Triton does not interpret.
-    """
-    device = fills[0].out.device
-    if device.type != "cuda" and not is_interpreted():
-        raise ValueError(f"backend 'triton' writes to cuda devices only, got a tensor on {str(device)!r}")
+    """Lay out `fills`, all on one device, for `run`."""
     return TritonPlan(fills)

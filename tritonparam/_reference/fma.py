@@ -16,11 +16,9 @@ def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Floats:
     """a * b + c with one rounding, to nearest even: IEEE 754 fusedMultiplyAdd in float32.
 
     The product of two float32 is exact in float64. The sum is rounded there first, and rounding that once more to
-    float32 is right unless the
-    float64 lies halfway between two float32 (or among the subnormals). There, the error of the sum (TwoSum, Knuth,
-    TAOCP 2, 4.2.2) says on
-    which side of it the exact sum lies, and one step of the last bit to that side, rounding to odd (Boldo and
-    Melquiond, 2008), settles it.
+    float32 is right unless the float64 lies halfway between two float32 (or among the subnormals). There, the error of
+    the sum (TwoSum, Knuth, TAOCP 2, 4.2.2) says on which side of it the exact sum lies, and one step of the last bit to
+    that side, rounding to odd (Boldo and Melquiond, 2008), settles it.
 
     Args:
         a, b, c: float32 arrays or scalars that broadcast together.
@@ -39,7 +37,8 @@ def fma(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Floats:
         p = np.broadcast_to(product, total.shape)[at]
         addend = np.broadcast_to(np.asarray(c, np.float64), total.shape)[at]
         total[at] = _round_to_odd(p, addend, total[at])
-    return total.astype(np.float32).reshape(np.shape(product + c))
+    with np.errstate(over="ignore"):  # what is too large is infinity, as IEEE 754 has it
+        return total.astype(np.float32).reshape(np.shape(product + c))
 
 
 def _round_to_odd(p: NDArray[np.float64], c: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray[np.float64]:

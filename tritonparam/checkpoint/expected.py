@@ -57,6 +57,11 @@ class Expected:
         """How far from the mean a value can come at all."""
         return float((self.values - self.mean).abs().max())
 
+    @cached_property
+    def collision(self) -> float:
+        """The probability that two numbers are the same, or in the same cell."""
+        return float((self.shares**2).sum())
+
     def tail(self, distance: float) -> float:
         """The probability of a value at least `distance` away from the mean."""
         distance *= 1 - 1e-6  # float32 rounds the bounds of a law too

@@ -23,7 +23,6 @@ from tritonparam.checkpoint.write import INDEX_NAME
 
 FALSE_ALARM = 1e-6
 _PIECE = 1 << 18
-_FEWEST = 16
 
 
 @dataclass
@@ -243,17 +242,25 @@ def _overlap(piece: torch.Tensor, start: Sequence[int], offsets: Sequence[int], 
 def _judge(reports: Sequence[Report], digests: Mapping[str, str]) -> None:
     """Add what statistics and digests disagree with, and random tensors that repeat each other, to the problems."""
     count = sum(group.expected is not None for report in reports for group in report.groups)
+    rate = FALSE_ALARM / (TESTS * count + 1)  # for each test, and for all comparisons of two tensors together
+    pairs = max(1, len(reports) ** 2 / 2)
     seen: dict[tuple[torch.dtype, str], str] = {}
     for report in reports:
         for group in report.groups:
-            report.problems += group.problems(FALSE_ALARM / max(1, TESTS * count))
+            report.problems += group.problems(rate)
         if report.digest and digests.get(report.name, report.digest) != report.digest:
             report.problems.append("other bytes than the record says")
-        if report.moments.count < _FEWEST or not any(group.expected for group in report.groups):
+        if _log_repeated(report) > math.log(rate / pairs):
             continue
         first = seen.setdefault((report.dtype, report.digest), report.name)
         if first != report.name:
             report.problems.append(f"the same values as {first}")
+
+
+def _log_repeated(report: Report) -> float:
+    """The logarithm of a bound for the probability that another tensor of the same laws has the same values."""
+    known = [(group.moments.count, group.expected) for group in report.groups]
+    return sum(count * math.log(expected.collision) for count, expected in known if expected is not None)
 
 
 def to_json(inspection: Inspection, folder: Path) -> str:

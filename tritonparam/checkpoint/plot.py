@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import re
 from dataclasses import dataclass, field
@@ -10,12 +11,13 @@ from typing import Any
 
 import torch
 
-from tritonparam.checkpoint.errors import CheckpointError
+from tritonparam.checkpoint.errors import CheckpointError, UsageError
 from tritonparam.checkpoint.expected import BINS, Expected, RandomLaw, density, describe
 from tritonparam.checkpoint.inspect import Inspection
 from tritonparam.checkpoint.units import dtype_name
 
 MOST_PANELS = 30
+FORMATS = (".eps", ".jpg", ".pdf", ".png", ".svg", ".webp")
 _OBSERVED, _DENSITY, _WRONG, _INK = "#9ecae1", "#08519c", "#c0392b", "#333333"
 
 
@@ -65,18 +67,33 @@ def families(inspection: Inspection) -> list[Family]:
     return list(found.values())
 
 
+def check_plot(path: Path) -> None:
+    """Find out, before the work, what would stop a picture at `path`.
+
+    Raises:
+        UsageError: Its ending names no format.
+        CheckpointError: matplotlib is missing.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"--plot must end in one of {', '.join(FORMATS)}, got {str(path)!r}")
+    try:
+        importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise CheckpointError(f"--plot needs matplotlib: pip install 'tritonparam[plot]' ({error})") from None
+
+
 def plot_inspection(inspection: Inspection, path: Path, title: str) -> None:
     """Draw the families of `inspection` into the file at `path`, whose ending says the format.
 
     Raises:
+        UsageError: The ending names no format.
         CheckpointError: matplotlib is missing, or there is nothing to draw.
-        OSError, ValueError: The file cannot be written, or its ending names no format.
+        OSError: The file cannot be written.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CheckpointError(f"--plot needs matplotlib: pip install 'tritonparam[plot]' ({error})") from None
+    check_plot(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     every = families(inspection)
     if not every:
         raise CheckpointError("nothing to plot: no tensor is drawn from a distribution")

@@ -19,6 +19,8 @@ from tritonparam.checkpoint.record import RECORD_NAME
 class Workspace:
     """The folder `out` + ".partial": `weights`, what `out` will be, and `state`: whose it is, what is done.
 
+    For a moment in the end it also has `replaced`, what `out` was.
+
     A context manager: inside, no other process can use it. Leaving it without `publish` keeps what is finished.
 
     Args:
@@ -35,6 +37,7 @@ class Workspace:
         self.root = self.out.with_name(self.out.name + ".partial")
         self.folder = self.root / "weights"
         self._state = self.root / "state"
+        self._replaced = self.root / "replaced"
         self._lock: int | None = None
         check_target(self.out, overwrite)
 
@@ -56,8 +59,12 @@ class Workspace:
         """Continue the unfinished run of the job `identity`, or begin it.
 
         Raises:
-            UsageError: There is an unfinished run of another job and `overwrite` is False.
+            UsageError: There is an unfinished run of another job, or a checkpoint that an unfinished run was replacing,
+                and `overwrite` is False.
         """
+        if self._replaced.exists() and not self.out.exists():  # killed between the two renames of `publish`
+            self._replaced.rename(self.out)
+            check_target(self.out, self.overwrite)
         marker = self._state / "run.json"
         text = json.dumps(identity, sort_keys=True)
         earlier = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
@@ -99,15 +106,14 @@ class Workspace:
         """Give the finished folder its name, in place of an earlier one only now, and remove the rest."""
         sync_folder(self.folder)
         check_target(self.out, self.overwrite)
-        replaced = self.root / "replaced"
-        shutil.rmtree(replaced, ignore_errors=True)
+        shutil.rmtree(self._replaced, ignore_errors=True)
         if self.out.exists():
-            self.out.rename(replaced)
+            self.out.rename(self._replaced)
         try:
             self.folder.rename(self.out)
         except OSError:
-            if replaced.exists():
-                replaced.rename(self.out)
+            if self._replaced.exists():
+                self._replaced.rename(self.out)
             raise
         sync_folder(self.out.parent)
         shutil.rmtree(self.root, ignore_errors=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,10 @@ from tritonparam.checkpoint.files import Extent, encode_header, lay_out, write_f
 from tritonparam.checkpoint.job import Job
 from tritonparam.checkpoint.record import RECORD_NAME, Entry, checkpoint_digest, record_text
 from tritonparam.checkpoint.workspace import Workspace
-from tritonparam.plan import Plan
+from tritonparam.plan import Fill, Plan
 
 INDEX_NAME = "model.safetensors.index.json"
+PIECE = 1 << 21  # elements: some tenths of a second on a host
 Progress = Callable[[int], None]
 
 
@@ -97,7 +98,7 @@ def write_checkpoint(
         device: Where the values are computed. It changes none of them.
         backend: Who computes them; the device's own where None. It changes none of them.
         overwrite: Replace the checkpoint that `out` is now, and discard the unfinished run of another job.
-        progress: Called with the number of bytes of each piece finished.
+        progress: Called with the number of bytes of each piece computed (on a CPU) or written (elsewhere).
 
     Raises:
         UsageError: `out` exists, or an unfinished run of another job is in its place, and `overwrite` is False.
@@ -134,27 +135,56 @@ def _write_shard(
     """Compute one shard, write it and return the digests of its tensors."""
     extents = shard.extents()
     buffer = torch.empty(sum(extent.nbytes for extent in extents.values()), dtype=torch.uint8, device=device)
-    _compute(job, shard, extents, buffer, backend)
+    # What takes the time is to compute on a host, and to write what a GPU has computed.
+    computed, stored = (progress, None) if device.type == "cpu" else (None, progress)
+    _compute(job, shard, extents, buffer, backend, computed)
     data = buffer.cpu().numpy().data
     views = {name: data[extent.start : extent.start + extent.nbytes] for name, extent in extents.items()}
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         hashed = pool.map(lambda view: hashlib.sha256(view).hexdigest(), views.values())
-        write_file(workspace.folder / shard.name, [encode_header(extents), data], progress)
+        write_file(workspace.folder / shard.name, [encode_header(extents), data], stored)
         digests = dict(zip(views, hashed, strict=True))
     workspace.mark_finished(shard.name, digests)
     return digests
 
 
-def _compute(job: Job, shard: Shard, extents: dict[str, Extent], buffer: torch.Tensor, backend: str | None) -> None:
-    """Write the values of one shard into `buffer`: one plan for all tensors with laws, then the replayed ones."""
+def _compute(
+    job: Job,
+    shard: Shard,
+    extents: dict[str, Extent],
+    buffer: torch.Tensor,
+    backend: str | None,
+    progress: Progress | None,
+) -> None:
+    """Write the values of one shard into `buffer`: tensors with laws in one plan, or step by step to show progress."""
     outs = {}
     for entry in shard.entries:
         extent = extents[entry.name]
         outs[entry.name] = buffer[extent.start : extent.start + extent.nbytes].view(entry.dtype).view(entry.shape)
-    Plan([fill for entry in shard.entries for fill in job.fills(entry, outs[entry.name])], backend).run()
+    fills = [fill for entry in shard.entries for fill in job.fills(entry, outs[entry.name])]
+    if progress is None:
+        Plan(fills, backend).run()
+    else:
+        for part in (part for fill in fills for part in _rows(fill)):
+            Plan([part], backend).run()
+            progress(part.out.nbytes)
     for entry in shard.entries:
         if entry.laws is None:
             outs[entry.name].copy_(job.replays[entry.name].replay(job.seed, buffer.device))
+            if progress is not None:
+                progress(entry.nbytes)
+
+
+def _rows(fill: Fill) -> Iterator[Fill]:
+    """`fill` as fills of at most PIECE elements each, or of one row where that has more."""
+    out = fill.out
+    if out.numel() <= PIECE:
+        yield fill
+        return
+    count = max(1, PIECE * len(out) // out.numel())
+    for first in range(0, len(out), count):
+        offsets = (fill.offsets[0] + first, *fill.offsets[1:])
+        yield Fill(out[first : first + count], fill.law, fill.key, fill.shape, offsets)
 
 
 def _compare(job: Job, digests: dict[str, str]) -> None:
