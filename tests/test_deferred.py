@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tritonparam import declarations, deferred_init, materialize
-from tritonparam import deferred as implementation
 from tritonparam._replay import Replay
 from tritonparam._tape import History
 from tritonparam._views import View
@@ -80,7 +79,7 @@ def test_random_states_are_as_before_whatever_happens_inside():
 
 
 def test_nothing_stays_patched_after_the_last_block():
-    original = implementation._torch_trunc_normal
+    original = nn.init._no_grad_trunc_normal_
     with deferred_init():
         with deferred_init():
             assert nn.init._no_grad_trunc_normal_ is not original

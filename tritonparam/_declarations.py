@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.parameter import is_lazy
 
+from tritonparam._fill import Fill
 from tritonparam._identities import Identities
 from tritonparam._law import Law
 from tritonparam._replay import Origin, Replay
 from tritonparam._tape import Draw, History, Identity, Node, Piece, Version, is_written, recognize, slice_of
 from tritonparam._views import View
 from tritonparam.deferred import recording_paused
-from tritonparam.plan import Fill
 
 
 @dataclass(frozen=True, slots=True)

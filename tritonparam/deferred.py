@@ -7,7 +7,6 @@ tape keeps what was done to it. `tritonparam.materialize` makes the tensors real
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import random
 import threading
@@ -25,6 +24,7 @@ from tritonparam._law import TruncatedNormal
 from tritonparam._recognize import bind, recognized
 from tritonparam._replay import Replay
 from tritonparam._tape import Drawn, History, Identity, Node, Read, Version, is_written, slice_of
+from tritonparam._trunc_normal_hook import truncated_normals_noted
 from tritonparam._views import View
 
 _META = torch.device("meta")
@@ -80,7 +80,7 @@ def deferred_init() -> Iterator[None]:
         yield
         return
     recorder = _Recorder()
-    with _random_states_kept(), _truncated_normals_recorded(), recorder, _Surface(recorder):
+    with _random_states_kept(), truncated_normals_noted(_noting_for), recorder, _Surface(recorder):
         _local.recorder = recorder
         try:
             yield
@@ -100,6 +100,14 @@ def recording_paused() -> contextlib.AbstractContextManager[None]:
     """A context in which torch works as usual, also inside `deferred_init`."""
     recorder = _recorder()
     return contextlib.nullcontext() if recorder is None else recorder.paused()
+
+
+def _noting_for(tensor: torch.Tensor) -> Callable[[torch.Tensor, TruncatedNormal], None] | None:
+    """What takes the law of a deferred tensor in a thread that records; None for all others."""
+    recorder = _recorder()
+    with torch._C.DisableTorchFunction():
+        is_deferred = History.of(tensor) is not None
+    return None if recorder is None or recorder.is_paused or not is_deferred else recorder.draw
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -155,9 +163,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def draw(self, tensor: torch.Tensor, law: TruncatedNormal) -> None:
         """Note that all of `tensor` was drawn from `law`."""
-        history = History.of(tensor)
-        if history is not None:
-            history.write(tensor, Drawn.fresh(law, tuple(tensor.shape)))
+        with torch._C.DisableTorchFunction():
+            history = History.of(tensor)
+            if history is not None:
+                history.write(tensor, Drawn.fresh(law, tuple(tensor.shape)))
 
     def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
@@ -377,43 +386,3 @@ def _random_states_kept() -> Iterator[None]:
         torch.default_generator.set_state(host)
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
-
-
-_patch_lock = threading.Lock()
-_patch_depth = 0
-_torch_trunc_normal = torch.nn.init._no_grad_trunc_normal_
-
-
-@functools.wraps(_torch_trunc_normal)
-def _recording_trunc_normal(
-    tensor: torch.Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None = None
-) -> torch.Tensor:
-    recorder = _recorder()
-    with torch._C.DisableTorchFunction():
-        is_deferred = History.of(tensor) is not None
-    if recorder is None or recorder.is_paused or not is_deferred:
-        return _torch_trunc_normal(tensor, mean, std, a, b, generator=generator)
-    with torch._C.DisableTorchFunction():
-        recorder.draw(tensor, TruncatedNormal(mean, std, a, b))
-    return tensor
-
-
-@contextlib.contextmanager
-def _truncated_normals_recorded() -> Iterator[None]:
-    """Note `torch.nn.init.trunc_normal_` as what it means.
-
-    Since torch 2.13 it redraws until its values fit, and so asks for them.
-    The function is looked up by name in its module in every version, also by those who imported the caller earlier.
-    In a thread that records nothing it is torch's own.
-    """
-    global _patch_depth
-    with _patch_lock:
-        _patch_depth += 1
-        torch.nn.init._no_grad_trunc_normal_ = _recording_trunc_normal
-    try:
-        yield
-    finally:
-        with _patch_lock:
-            _patch_depth -= 1
-            if not _patch_depth:
-                torch.nn.init._no_grad_trunc_normal_ = _torch_trunc_normal

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 if TYPE_CHECKING:
-    from tritonparam.plan import Fill
+    from tritonparam._fill import Fill
 
 BACKENDS = ("triton", "numpy")
 

@@ -13,7 +13,7 @@ from tritonparam._reference.fill import box_chunks
 from tritonparam._reference.rounding import round_bits
 
 if TYPE_CHECKING:
-    from tritonparam.plan import Fill
+    from tritonparam._fill import Fill
 
 _SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 

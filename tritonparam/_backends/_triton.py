@@ -19,7 +19,7 @@ from tritonparam.kernels.store import DTYPES
 from tritonparam.kernels.transforms import LEAD
 
 if TYPE_CHECKING:
-    from tritonparam.plan import Fill
+    from tritonparam._fill import Fill
 
 _RANDOM = {getattr(torch, name): code for name, code in DTYPES.items() if not name.isdigit()}
 _CONSTANT = {int(name) // 8: code for name, code in DTYPES.items() if name.isdigit()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tritonparam._fill import Fill
 from tritonparam._key import STREAM_VERSION, derive_key
 from tritonparam._law import Constant
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
@@ -15,7 +16,6 @@ from tritonparam.checkpoint.record import Entry, Origin, Record, entry_to_json, 
 from tritonparam.checkpoint.spec import Source, build, read_spec
 from tritonparam.checkpoint.units import dtype_name, parse_dtype
 from tritonparam.materialize import BoxLaw, Declaration, declarations
-from tritonparam.plan import Fill
 
 DEFAULT_SHARD_SIZE = 5_000_000_000
 
