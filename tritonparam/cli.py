@@ -82,7 +82,10 @@ def init(
         str | None, typer.Option(metavar="SIZE", help="The most bytes in one file. \\[default: 5GB]")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace DIR, once the new one is complete, if it is a checkpoint.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace DIR and all in it, once the new one is whole, if it is a checkpoint."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,

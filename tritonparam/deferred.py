@@ -59,8 +59,8 @@ def deferred_init() -> Iterator[None]:
 
     Tensors made inside are on the meta device and remember what was done to them; `materialize` makes them real. To the
     code inside they seem to be on the device they were made for. Where it asks for values (`item`, `tolist`, `if`),
-    these are computed, from their own random numbers if need be. Operations on tensors that were made outside are done
-    at once.
+    these are computed, from random numbers that are the same for every seed if need be. Operations on tensors that were
+    made outside are done at once. A `torch.Generator` that is given to a random function is not drawn from.
 
     Holds for the current thread. May be nested and entered again: a model goes on being recorded, also when it is
     copied (copies made outside, and pickles, lose what they remember, and `materialize` names them). The random states
