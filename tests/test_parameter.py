@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import tritonparam
 from tritonparam import Fill, Generator, Parameter, ParameterTuple, Plan, Tensor, derive_key, set_seed
 from tritonparam.initializer import Normal, initializer
+from tritonparam.tensor import realize
 
 
 def drawn(law, key, shape, dtype=torch.float32):
@@ -190,7 +191,7 @@ def test_order_and_grouping_of_becoming_real_are_irrelevant(names, data):
         parameters = [normal(name, shape=(7,)) for name in names]
     order = data.draw(st.permutations(range(len(names))))
     cut = data.draw(st.integers(0, len(names)))
-    ParameterTuple(parameters[index] for index in order[:cut]).init_data()
+    realize(parameters[index] for index in order[:cut])
     assert [parameter.has_init for parameter in parameters] == [index in order[cut:] for index in range(len(names))]
     for index in order[cut:]:
         parameters[index].init_data()

@@ -1,5 +1,7 @@
 """The initializer classes: MindSpore's names, defaults and formulas, each of which gives one law for a shape.
 
+Those that give more than one, such as Identity, are in `_structured`.
+
 Fans are those of the whole (global) tensor, with every dimension after the second counted in: a slice of a tensor has
 the distribution of the tensor. MindSpore takes them from the slice.
 """
@@ -10,10 +12,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tritonparam import _law
+from tritonparam._patterns import ArrayPattern, Content
 
 _MODES = ("fan_in", "fan_out")
 _GAIN_ONE = (
@@ -67,6 +72,15 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
 class Initializer:
     """What a tensor's elements are drawn from, as a function of its shape. Derive from it and write `law`.
 
+    Mostly that is one law for every element. Where it is not, `law` returns a `Pattern`, which writes the tensor box by
+    box.
+
+    A subclass written for MindSpore, which fills a NumPy array in `_initialize(arr)`, works too: the array is the whole
+    tensor, on the host, also where only a slice is asked for. What it draws is its own affair.
+
+    Args:
+        kwargs: Not looked at; MindSpore's base class takes any.
+
     Examples:
         >>> import tritonparam
         >>> from tritonparam.initializer import initializer
@@ -77,14 +91,22 @@ class Initializer:
         (8, 100)
     """
 
-    def law(self, shape: tuple[int, ...]) -> _law.Law:
-        """The law of a tensor of this (global) shape.
+    def __init__(self, **kwargs: Any) -> None:
+        self._kwargs = kwargs
+
+    def _initialize(self, arr: npt.NDArray[Any]) -> None:
+        """MindSpore's hook."""
+
+    def law(self, shape: tuple[int, ...]) -> Content:
+        """The law of a tensor of this (global) shape, or the pattern.
 
         Raises:
             NotImplementedError: The class does not say.
             ValueError: There is none for this shape.
         """
-        raise NotImplementedError(f"{type(self).__name__} must override law(shape)")
+        if type(self)._initialize is Initializer._initialize:
+            raise NotImplementedError(f"{type(self).__name__} must override law(shape)")
+        return ArrayPattern(shape, self._initialize)
 
 
 @dataclass(frozen=True)

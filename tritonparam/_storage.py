@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from tritonparam._constant import constant_tensor
-from tritonparam._law import Constant, Law
+from tritonparam._law import Constant
+from tritonparam._patterns import Content
 from tritonparam.dtype import DType, as_dtype, bool_, float32
 
 
@@ -51,7 +52,7 @@ def declare(shape: tuple[int, ...], dtype: DType) -> torch.Tensor:
     return empty(shape, dtype, "meta")
 
 
-def fit(law: Law, dtype: DType) -> Law:
+def fit(law: Content, dtype: DType) -> Content:
     """The law as tensors of `dtype` can have it: a constant is cut to an integer, or to a bool, for these.
 
     Raises:
@@ -90,8 +91,11 @@ def copy_of_array(array: npt.NDArray[Any]) -> torch.Tensor:
     Raises:
         TypeError: Its dtype is none of `tritonparam.dtype`.
     """
-    as_dtype(array.dtype)
-    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    dtype = as_dtype(array.dtype)
+    copied = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    if not dtype.in_numpy:  # from ml_dtypes, whose arrays torch takes as bits only
+        return torch.from_numpy(copied.view(f"u{dtype.itemsize}")).view(dtype.torch)
+    return torch.from_numpy(copied)
 
 
 def copy_of_data(argument: str, data: Any, dtype: DType | None = None) -> torch.Tensor:

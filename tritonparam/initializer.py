@@ -24,19 +24,26 @@ from tritonparam._initializers import (
     Zero,
     fans,
 )
+from tritonparam._patterns import Pattern
 from tritonparam._storage import as_shape
+from tritonparam._structured import Dirac, Identity, Orthogonal, Sparse
 from tritonparam.dtype import DTypeLike, float32
 from tritonparam.tensor import Tensor
 
 __all__ = [
     "Constant",
+    "Dirac",
     "HeNormal",
     "HeUniform",
+    "Identity",
     "Initializer",
     "LecunNormal",
     "LecunUniform",
     "Normal",
     "One",
+    "Orthogonal",
+    "Pattern",
+    "Sparse",
     "TruncatedNormal",
     "Uniform",
     "VarianceScaling",
@@ -62,6 +69,9 @@ _BY_NAME: dict[str, type[Initializer]] = {
     "variance_scaling": VarianceScaling,
     "lecun_normal": LecunNormal,
     "lecun_uniform": LecunUniform,
+    "identity": Identity,
+    "dirac": Dirac,
+    "orthogonal": Orthogonal,
 }
 _ALIASES = {alias: kind for name, kind in _BY_NAME.items() for alias in (name, name.replace("_", ""))}
 
@@ -70,17 +80,20 @@ def initializer(
     init: Tensor | Initializer | str | float,
     shape: int | Sequence[int] | None = None,
     dtype: DTypeLike = float32,
+    *,
+    name: str = "",
 ) -> Tensor:
     """A lazy tensor: it knows its shape, its dtype and what it will be drawn from, and holds no data.
 
-    Its values depend on the seed of the current generator and on how many unnamed tensors that generator has seen
-    before. A Parameter made from it draws its own values, by its own name.
+    Its values depend on the seed of the current generator, on `name` and on how many tensors of that name the generator
+    has seen before. A Parameter made from it draws its own values, by its own name.
 
     Args:
         init: An Initializer, the name of one in any case ("normal", "XavierUniform", "he_uniform", ...), a number for a
             constant, or a Tensor, which is returned as it is.
         shape: An int or a sequence of ints >= 1; [] for a scalar. For a Tensor: its own shape, or None.
         dtype: Anything that `as_dtype` takes. A Tensor keeps its own.
+        name: What to draw random numbers by, so that they do not depend on the order in which tensors are made.
 
     Raises:
         TypeError: init is of another type, or dtype is no dtype.
@@ -93,12 +106,18 @@ def initializer(
         >>> print(initializer("ones", [2, 3]).asnumpy())
         [[1. 1. 1.]
          [1. 1. 1.]]
+        >>> first = initializer("normal", [2], name="bias").asnumpy()
+        >>> second = initializer("normal", [2], name="bias").asnumpy()
+        >>> bool((first == second).any())
+        False
     """
     if isinstance(init, Tensor):
         if shape is not None and as_shape(shape) != init.shape:
             raise ValueError(f"shape must be that of init, {init.shape}, got {as_shape(shape)}")
         return init
     if isinstance(init, str):
+        if init.lower() == "sparse":
+            raise TypeError(f"init must say its sparsity, such as Sparse(0.1), got {init!r}")
         found = _ALIASES.get(init.lower())
         if found is None:
             raise ValueError(f"init must be one of {', '.join(_ALIASES)}, got {init!r}")
@@ -112,4 +131,4 @@ def initializer(
         )
     if shape is None:
         raise ValueError(f"shape must be given where init is no Tensor, got None for {init!r}")
-    return Tensor(shape=shape, dtype=dtype, init=init)
+    return Tensor(shape=shape, dtype=dtype, init=init, name=name)

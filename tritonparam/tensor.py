@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import operator
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,22 +13,39 @@ import torch
 
 from tritonparam._initializers import Initializer
 from tritonparam._law import Constant, Law
-from tritonparam._storage import as_shape, copy_of_array, copy_of_data, declare, empty, fit
+from tritonparam._operators import Device as Device
+from tritonparam._operators import Operators, unwrapped
+from tritonparam._operators import TorchTensor as TorchTensor
+from tritonparam._patterns import Content, Pattern, fills_of, finish_of
+from tritonparam._slices import slice_box
+from tritonparam._storage import as_shape, copy_of_data, declare, empty, fit
 from tritonparam._swap import become
+from tritonparam._views import Box
 from tritonparam.dtype import DType, DTypeLike, as_dtype, float32
 from tritonparam.generator import get_generator
 from tritonparam.plan import Fill, Plan
-
-# The class below has a property called torch, which hides the module from its annotations.
-TorchTensor = torch.Tensor
-Device = torch.device | str | None
 
 # One thread at a time turns lazy tensors into real ones, so that none is filled twice.
 _REALIZING = threading.RLock()
 
 
-def realize(tensors: Iterable[Tensor], device: Device = None, backend: str | None = None) -> None:
-    """Make the lazy ones among `tensors` real, all of them in one plan."""
+def realize(
+    tensors: Iterable[Tensor],
+    device: Device = None,
+    backend: str | None = None,
+    boxes: Mapping[Tensor, Box] | None = None,
+) -> None:
+    """Make the lazy ones among `tensors` real, all of them in one plan.
+
+    Args:
+        tensors: Any; those that are real stay as they are.
+        device: A CPU or CUDA device; None for torch's default device.
+        backend: What writes the values, as for `Plan`.
+        boxes: Of the tensors in it, only this box becomes real: it is all that they are from then on.
+
+    Raises:
+        ValueError: There is no such device or backend. Then nothing has changed.
+    """
     with _REALIZING, torch.inference_mode(False), torch.no_grad():
         lazy = {id(tensor): (tensor, tensor._law) for tensor in tensors}
         work = [(tensor, law) for tensor, law in lazy.values() if law is not None]
@@ -39,53 +55,23 @@ def realize(tensors: Iterable[Tensor], device: Device = None, backend: str | Non
             place = torch.get_default_device() if device is None else torch.device(device)
         except RuntimeError as error:
             raise ValueError(f"device must be a torch device, got {device!r}: {error}") from None
-        fills = []
+        fills: list[Fill] = []
+        outs = []
         for tensor, law in work:
+            box = (boxes or {}).get(tensor) or Box.whole(tensor.shape)
             # Random numbers are drawn as floats, and only then cut to the integers that MindSpore makes of them.
             drawn = tensor.dtype if tensor.dtype.is_floating_point or isinstance(law, Constant) else float32
-            fills.append(Fill(empty(tensor.shape, drawn, place), law, tensor._key))
+            out = empty(box.sizes, drawn, place)
+            outs.append((out, box.offsets))
+            fills += fills_of(law, out, tensor._key, tensor.shape, box.offsets)
         Plan(fills, backend).run()
-        for (tensor, _), fill in zip(work, fills, strict=True):
-            tensor._become(fill.out.to(tensor.dtype.torch))
+        for (tensor, law), (out, offsets) in zip(work, outs, strict=True):
+            finish_of(law, out, tensor._key, offsets)
+        for (tensor, _), (out, _) in zip(work, outs, strict=True):
+            tensor._become(out.to(tensor.dtype.torch))
 
 
-def _unwrapped(value: Any) -> Any:
-    """`value` with every Tensor in it replaced by its storage, lazy ones made real."""
-    if isinstance(value, Tensor):
-        return value._real()
-    if type(value) in (list, tuple):
-        return type(value)(_unwrapped(item) for item in value)
-    if type(value) is dict:
-        return {key: _unwrapped(item) for key, item in value.items()}
-    return value
-
-
-def _operand(value: Any, device: Device = None) -> Any:
-    """`value` as torch takes it beside a tensor on `device`."""
-    if isinstance(value, np.generic):
-        return value.item()
-    return copy_of_array(value).to(device) if isinstance(value, np.ndarray) else _unwrapped(value)
-
-
-def _unary(function: Callable[[Any], Any]) -> Callable[[Tensor], Tensor]:
-    def method(self: Tensor) -> Tensor:
-        return Tensor._wrap(function(self._real()))
-
-    return method
-
-
-def _binary(function: Callable[[Any, Any], Any], reflected: bool = False) -> Callable[[Tensor, Any], Tensor]:
-    def method(self: Tensor, other: Any) -> Any:
-        if not isinstance(other, (Tensor, torch.Tensor, np.ndarray, np.generic, bool, int, float)):
-            return NotImplemented
-        mine = self._real()
-        other = _operand(other, mine.device)
-        return Tensor._wrap(function(other, mine) if reflected else function(mine, other))
-
-    return method
-
-
-class Tensor:
+class Tensor(Operators):
     """Values of one dtype, held by a torch tensor; or only their shape, dtype and law, which takes no memory.
 
     A lazy tensor (`has_init`) becomes real when its values are asked for: by `init_data`, `asnumpy`, NumPy, arithmetic
@@ -99,6 +85,8 @@ class Tensor:
             Bool.
         shape: Of a lazy tensor: an int or a sequence of ints >= 1. Goes with init.
         init: An Initializer, which makes the tensor lazy; then dtype and shape must be given, and input_data must not.
+        name: Of a lazy tensor: what its random numbers are drawn by. Those of one name are counted by the generator, so
+            that no two draw the same; those of different names do not disturb each other. It is not kept.
 
     Raises:
         TypeError: An argument has none of these types.
@@ -117,7 +105,7 @@ class Tensor:
     __array_priority__ = 1000
 
     _torch: TorchTensor
-    _law: Law | None
+    _law: Content | None
     _key: int
 
     def __init__(
@@ -126,12 +114,14 @@ class Tensor:
         dtype: DTypeLike | None = None,
         shape: int | Sequence[int] | None = None,
         init: Initializer | None = None,
+        *,
+        name: str = "",
     ) -> None:
         wanted = None if dtype is None else as_dtype(dtype)
         if init is None:
             if shape is not None:
                 raise ValueError(f"shape goes with init; with input_data it must be None, got {shape!r}")
-            self._hold(copy_of_data("input_data", _unwrapped(input_data), wanted), None, 0)
+            self._hold(copy_of_data("input_data", unwrapped(input_data), wanted), None, 0)
             return
         if input_data is not None or wanted is None or shape is None:
             raise ValueError("init needs dtype and shape and excludes input_data: a tensor is made of data or of a law")
@@ -139,11 +129,11 @@ class Tensor:
             raise TypeError(f"init must be an Initializer object, got {init!r} of type {type(init).__name__}")
         sizes = as_shape(shape)
         law: object = init.law(sizes)
-        if not isinstance(law, Law):
+        if not isinstance(law, (Law, Pattern)):
             raise TypeError(f"init.law must return a law, got {law!r} from {init!r}")
-        self._hold(declare(sizes, wanted), fit(law, wanted), get_generator().key(""))
+        self._hold(declare(sizes, wanted), fit(law, wanted), get_generator().key(name))
 
-    def _hold(self, storage: TorchTensor, law: Law | None, key: int) -> None:
+    def _hold(self, storage: TorchTensor, law: Content | None, key: int) -> None:
         self._law, self._key = law, key
         self._torch = storage
         self._torch = self._dressed(storage)
@@ -205,36 +195,70 @@ class Tensor:
         return self.size * self.itemsize
 
     @property
+    def strides(self) -> tuple[int, ...]:
+        """Bytes from one element to the next, dimension by dimension.
+
+        Examples:
+            >>> Tensor([[1, 2], [3, 4]]).strides
+            (16, 8)
+        """
+        return tuple(step * self.itemsize for step in self._torch.stride())
+
+    @property
     def has_init(self) -> bool:
         """Whether this is lazy."""
         return self._law is not None
 
-    def init_data(self, *, device: Device = None, backend: str | None = None) -> Tensor:
-        """Make this lazy tensor real, in place.
+    if TYPE_CHECKING:
+        # Parameter's takes a layout in its first place, as MindSpore's does; no signature suits both.
+        init_data: Callable[..., Tensor]
+    else:
 
-        The values depend on the seed and on how many unnamed tensors its generator had keyed before, not on device or
-        backend.
+        def init_data(
+            self,
+            slice_index: int | None = None,
+            shape: int | Sequence[int] | None = None,
+            opt_shard_group: Any = None,
+            *,
+            device: Device = None,
+            backend: str | None = None,
+        ) -> Tensor:
+            """Make this lazy tensor real, in place: all of it, or one slice.
 
-        Args:
-            device: A CPU or CUDA device; None for torch's default device.
-            backend: What writes the values, as for `Plan`; None for the device's own.
+            The values depend on the seed, on the name it was given and on how many tensors of that name its generator
+            had keyed before, not on device or backend. Slices are parts of the whole: put together, they are the
+            tensor that `init_data()` makes. (In MindSpore they are draws of their own.)
 
-        Returns:
-            This tensor.
+            Args:
+                slice_index: Which slice of size `shape`, counted in row-major order; needed where there are several.
+                shape: Of a slice; each size must divide that of the tensor. None for the whole.
+                opt_shard_group: Where not None or "": a torch process group, or (rank in it, size of it), over which
+                    the first dimension is cut once more.
+                device: A CPU or CUDA device; None for torch's default device.
+                backend: What writes the values, as for `Plan`; None for the device's own.
 
-        Raises:
-            TypeError: It is real already.
-            ValueError: There is no such device or backend.
+            Returns:
+                This tensor; its shape is that of the slice from then on.
 
-        Examples:
-            >>> from tritonparam.initializer import initializer
-            >>> print(initializer(3, [2]).init_data())
-            [3. 3.]
-        """
-        if not self.has_init:
-            raise TypeError("init_data needs a lazy tensor, made by initializer(...); this one has its values already")
-        realize([self], device, backend)
-        return self
+            Raises:
+                TypeError: It is real already, or an argument is of another type.
+                ValueError: There is no such slice, device or backend.
+
+            Examples:
+                >>> from tritonparam.initializer import initializer
+                >>> print(initializer(3, [2]).init_data())
+                [3. 3.]
+                >>> print(initializer("identity", [4, 4]).init_data(slice_index=3, shape=[2, 2]))
+                [[1. 0.]
+                 [0. 1.]]
+            """
+            if not self.has_init:
+                raise TypeError(
+                    "init_data needs a lazy tensor, made by initializer(...); this one has its values already"
+                )
+            box = slice_box(self.shape, slice_index, shape, opt_shard_group)
+            realize([self], device, backend, {self: box})
+            return self
 
     def set_dtype(self, dtype: DTypeLike) -> Tensor:
         """Change the dtype in place: of the values, or of what a lazy tensor will hold.
@@ -254,6 +278,46 @@ class Tensor:
             self._law = law
         return self
 
+    def assign_value(self, value: Any) -> Tensor:
+        """Overwrite the values in place, on the device where they are, with others of the same shape and dtype.
+
+        Returns:
+            This tensor.
+
+        Raises:
+            TypeError: value is neither a Tensor nor a torch tensor, or its dtype is another.
+            ValueError: Its shape is another.
+
+        Examples:
+            >>> Tensor([1, 2]).assign_value(Tensor([3, 4])).tolist()
+            [3, 4]
+        """
+        if not isinstance(value, (Tensor, torch.Tensor)):
+            raise TypeError(f"value must be a Tensor or a torch tensor, got {value!r} of type {type(value).__name__}")
+        if as_dtype(value.dtype) is not self.dtype:
+            raise TypeError(f"value must be of dtype {self.dtype}, got {as_dtype(value.dtype)}")
+        if tuple(value.shape) != self.shape:
+            raise ValueError(f"value must be of shape {self.shape}, got {tuple(value.shape)}")
+        self[...] = value
+        return self
+
+    def copy(self) -> Tensor:
+        """A Tensor of its own with these values; of a lazy one, lazy, with the same values to come.
+
+        Examples:
+            >>> a = Tensor([1.0, 2.0])
+            >>> b = a.copy()
+            >>> b[0] = 9
+            >>> print(a, b)
+            [1. 2.] [9. 2.]
+        """
+        with _REALIZING:
+            if self._law is None:
+                return Tensor._wrap(self._torch.clone())
+            tensor = Tensor.__new__(Tensor)
+            tensor._hold(empty(self.shape, self.dtype, "meta"), self._law, self._key)
+            return tensor
+
     def asnumpy(self) -> npt.NDArray[Any]:
         """The values as a NumPy array, which shares memory with this tensor where that is on the CPU.
 
@@ -269,73 +333,25 @@ class Tensor:
         return values
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return np.array(self.asnumpy(), dtype=dtype, copy=copy)
+        if self.dtype.in_numpy or dtype is None:
+            return np.array(self.asnumpy(), dtype=dtype, copy=copy)
+        if copy is False:
+            raise ValueError(
+                f"copy must not be False: NumPy has no dtype for {self.dtype}, so its values are converted"
+            )
+        return np.array(self._real().detach().cpu().float().numpy(), dtype=dtype)
+
+    def __dlpack__(self, **arguments: Any) -> Any:
+        return self._real().detach().__dlpack__(**arguments)
+
+    def __dlpack_device__(self) -> Any:
+        return self._real().__dlpack_device__()
 
     @classmethod
     def __torch_function__(
         cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return function(*_unwrapped(tuple(args)), **_unwrapped(dict(kwargs or {})))
-
-    def __len__(self) -> int:
-        if not self.ndim:
-            raise TypeError("len needs a tensor of at least 1 dimension, got one of shape ()")
-        return self.shape[0]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: Any) -> Tensor:
-        return Tensor._wrap(self._real()[_unwrapped(index)].clone())
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        mine, value = self._real(), _operand(value)
-        with torch.no_grad():
-            mine[_unwrapped(index)] = value.to(mine) if isinstance(value, torch.Tensor) else value
-
-    def _item(self) -> Any:
-        if self.size != 1:
-            raise ValueError(f"a tensor of exactly one element has one truth and one number, got shape {self.shape}")
-        return self._real().item()
-
-    def __bool__(self) -> bool:
-        return bool(self._item())
-
-    def __int__(self) -> int:
-        return int(self._item())
-
-    def __float__(self) -> float:
-        return float(self._item())
-
-    __neg__ = _unary(operator.neg)
-    __pos__ = _unary(operator.pos)
-    __abs__ = _unary(operator.abs)
-    __invert__ = _unary(operator.invert)
-    __add__ = _binary(operator.add)
-    __radd__ = _binary(operator.add, reflected=True)
-    __sub__ = _binary(operator.sub)
-    __rsub__ = _binary(operator.sub, reflected=True)
-    __mul__ = _binary(operator.mul)
-    __rmul__ = _binary(operator.mul, reflected=True)
-    __truediv__ = _binary(operator.truediv)
-    __rtruediv__ = _binary(operator.truediv, reflected=True)
-    __floordiv__ = _binary(operator.floordiv)
-    __rfloordiv__ = _binary(operator.floordiv, reflected=True)
-    __mod__ = _binary(operator.mod)
-    __rmod__ = _binary(operator.mod, reflected=True)
-    __pow__ = _binary(operator.pow)
-    __rpow__ = _binary(operator.pow, reflected=True)
-    __matmul__ = _binary(operator.matmul)
-    __rmatmul__ = _binary(operator.matmul, reflected=True)
-    __lt__ = _binary(operator.lt)
-    __le__ = _binary(operator.le)
-    __gt__ = _binary(operator.gt)
-    __ge__ = _binary(operator.ge)
-    __eq__ = _binary(operator.eq)  # type: ignore[assignment]
-    __ne__ = _binary(operator.ne)  # type: ignore[assignment]
-
-    def __hash__(self) -> int:
-        return object.__hash__(self)
+        return function(*unwrapped(tuple(args)), **unwrapped(dict(kwargs or {})))
 
     def __copy__(self) -> Tensor:
         return copy.deepcopy(self)
@@ -355,5 +371,5 @@ class Tensor:
             text = np.array2string(self._printable(), separator=", ", formatter={"float_kind": "{: .8e}".format})
             value = ("\n" if self.ndim > 1 else " ") + text
         else:
-            value = f" {self._item():g}" if self.dtype.is_floating_point else f" {self._item()}"
+            value = f" {self.item():g}" if self.dtype.is_floating_point else f" {self.item()}"
         return f"Tensor(shape={list(self.shape)}, dtype={self.dtype}, value={value})"

@@ -1,0 +1,159 @@
+"""Threads and forks: parameters that are made and become real at the same time get the values that they have alone."""
+
+import concurrent.futures
+import contextvars
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tritonparam
+from tritonparam import Fill, Generator, Normal, Parameter, ParameterTuple, Plan, _parameter, derive_key, initializer
+
+THREADS, EACH = 4, 40
+
+
+def drawn(key, shape):
+    out = torch.full(shape, 7.0)
+    Plan([Fill(out, Normal(0.0, 0.01), key)]).run()
+    return out.numpy()
+
+
+def together(*tasks):
+    """Run the tasks at the same time, in threads that have the caller's generator, and switch between them often."""
+    barrier, interval = threading.Barrier(len(tasks)), sys.getswitchinterval()
+
+    def start(task):
+        barrier.wait()
+        return task()
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(len(tasks)) as pool:
+            futures = [pool.submit(contextvars.copy_context().run, start, task) for task in tasks]
+            return [future.result() for future in futures]
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def declare(name="w", shape=(5,)):
+    return Parameter(initializer.initializer("normal", shape), name)
+
+
+def test_threads_that_make_and_realize_parameters_of_one_name_lose_nothing():
+    """Every occurrence of the name is drawn exactly once, whoever got it; other names are not disturbed."""
+
+    def work(index):
+        made = []
+        for step in range(EACH):
+            made.append(declare())
+            declare(f"other{index}").clone("normal")
+            if step % 3 == 0:
+                ParameterTuple(made[-1:]).init_data()
+        return made
+
+    with Generator(6):
+        made = [each for some in together(*(lambda i=i: work(i) for i in range(THREADS))) for each in some]
+    got = sorted(parameter.asnumpy().tobytes() for parameter in made)
+    want = sorted(drawn(derive_key(6, "w", occurrence), (5,)).tobytes() for occurrence in range(THREADS * EACH))
+    assert got == want
+
+
+def test_threads_that_realize_the_same_parameters_fill_each_once(monkeypatch):
+    filled, run = [], Plan.run
+
+    def counted(plan):
+        filled.extend(plan.fills)
+        run(plan)
+
+    with Generator(6):
+        parameters = [declare(f"w{index}") for index in range(EACH)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Plan, "run", counted)
+        ways = [
+            lambda: [parameter.asnumpy() for parameter in parameters],
+            lambda: [parameter.init_data() for parameter in reversed(parameters)],
+            lambda: ParameterTuple(parameters).init_data(),
+            lambda: [parameter + 1 for parameter in parameters],
+        ]
+        together(*ways)
+    assert len(filled) == EACH
+    for index, parameter in enumerate(parameters):
+        np.testing.assert_array_equal(parameter.asnumpy(), drawn(derive_key(6, f"w{index}", 0), (5,)))
+
+
+def test_clones_made_while_the_original_becomes_real_have_its_values():
+    for attempt in range(EACH):
+        with Generator(attempt):
+            parameter = declare()
+        results = together(
+            parameter.init_data,
+            parameter.clone,
+            lambda p=parameter: Parameter(p, "copy"),
+            lambda p=parameter: Parameter(np.zeros(5, np.float32), "set").set_data(p),
+        )
+        for result in results:
+            np.testing.assert_array_equal(result.asnumpy(), drawn(derive_key(attempt, "w", 0), (5,)))
+
+
+def test_lazy_tensor_cannot_become_real_while_a_parameter_is_made_of_it(monkeypatch):
+    """Between seeing that it is lazy and taking its law, the other thread has to wait."""
+    source, threads, declared = declare(), [], _parameter.declared
+
+    def interrupted(*arguments):
+        threads.append(threading.Thread(target=source.init_data))
+        threads[-1].start()
+        threads[-1].join(0.2)
+        return declared(*arguments)
+
+    monkeypatch.setattr(_parameter, "declared", interrupted)
+    parameter = Parameter(source, "copy")
+    threads.pop().join()
+    assert (source.has_init, parameter.has_init) == (False, True)
+    np.testing.assert_array_equal(parameter.asnumpy(), source.asnumpy())
+
+
+FORK = """
+import hashlib, os, sys
+from tritonparam import Parameter, ParameterTuple, set_seed
+from tritonparam.initializer import initializer
+
+def digest(parameters):
+    return hashlib.sha256(b"".join(p.asnumpy().tobytes() for p in parameters)).hexdigest().encode()
+
+set_seed(5)
+made = ParameterTuple(Parameter(initializer("normal", [300, 7]), f"w{i}") for i in range(3))
+made[0].init_data()
+read, write = os.pipe()
+child = os.fork()
+if not child:
+    made.init_data()
+    late = Parameter(initializer("normal", [4]), "late").init_data()
+    os.write(write, digest([*made, late]))
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+assert status == 0, status
+assert [p.has_init for p in made] == [False, True, True]
+late = Parameter(initializer("normal", [4]), "late").init_data()
+assert os.read(read, 64) == digest([*made, late])
+print("agrees")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_child_of_a_fork_realizes_what_its_parent_declared():
+    """Made in the parent, made real in the child: the values that the parent gets, and the parent's stay lazy."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORK],
+        env=os.environ | {"PYTHONPATH": str(Path(tritonparam.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == "agrees\n", done.stderr
