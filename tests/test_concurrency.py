@@ -145,15 +145,114 @@ print("agrees")
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_child_of_a_fork_realizes_what_its_parent_declared():
-    """Made in the parent, made real in the child: the values that the parent gets, and the parent's stay lazy."""
+def run_alone(script):
+    """What `script` prints, in a process of its own, since this one has threads."""
     done = subprocess.run(
-        [sys.executable, "-c", FORK],
+        [sys.executable, "-c", script],
         env=os.environ | {"PYTHONPATH": str(Path(tritonparam.__file__).parents[1])},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert done.stdout == "agrees\n", done.stderr
+    return done.stdout or done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_child_of_a_fork_realizes_what_its_parent_declared():
+    """Made in the parent, made real in the child: the values that the parent gets, and the parent's stay lazy."""
+    assert run_alone(FORK) == "agrees\n"
+
+
+# The main thread forks while the other is in the middle of `slow`, holding the lock; the child has twenty seconds.
+FORK_WHILE_HELD = """
+import os, signal, threading, time, warnings
+import torch
+from tritonparam import Generator, Parameter, Plan, _trunc_normal_hook, generator
+from tritonparam.initializer import initializer
+
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads and forks
+inside, run, derive_key = threading.Event(), Plan.run, generator.derive_key
+
+def slow(function):
+    def slowly(*arguments):
+        if threading.current_thread() is not threading.main_thread():
+            inside.set()
+            time.sleep(1)
+        return function(*arguments)
+    return slowly
+
+def declare():
+    return Parameter(initializer("normal", [3]), "w")
+
+def noted():
+    with _trunc_normal_hook._lock:
+        slow(lambda: None)()
+
+w = declare()
+Plan.run, generator.derive_key = slow(run), slow(derive_key)
+thread = threading.Thread(target=TARGET)
+thread.start()
+inside.wait()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    assert w.has_init is LAZY
+    v = declare()
+    with _trunc_normal_hook.truncated_normals_noted(lambda tensor: None):
+        v.init_data(), w.init_data()
+    got = []
+    other = threading.Thread(target=lambda: got.append(Parameter(initializer("ones", [2]), "u").asnumpy().tolist()))
+    other.start()
+    other.join()
+    os._exit(got != [[1.0, 1.0]])
+_, status = os.waitpid(child, 0)
+thread.join()
+declare().init_data(), w.init_data()
+print("child ended with", status)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(
+    ("target", "lazy"), [("w.init_data", False), ("declare", True), ("noted", True)], ids=["realizing", "key", "hook"]
+)
+def test_child_of_a_fork_is_not_locked_out_by_a_thread_that_it_does_not_have(target, lazy):
+    """The fork waits: what the other thread was at is done in the child, which goes on, also in threads of its own."""
+    script = FORK_WHILE_HELD.replace("TARGET", target).replace("LAZY", str(lazy))
+    assert run_alone(script) == "child ended with 0\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_thread_that_makes_a_parameter_real_may_fork():
+    """An initializer of the user's own runs inside, and may start processes; both go on."""
+    script = """
+import os
+from tritonparam import Parameter
+from tritonparam.initializer import Constant, Initializer
+
+class Forking(Initializer):
+    def law(self, shape):
+        self.child = os.fork()
+        return Constant(2).law(shape)
+
+init = Forking()
+w = Parameter([1.0, 1.0]).set_data(init)
+assert w.tolist() == [2.0, 2.0]
+if not init.child:
+    os._exit(0)
+print("child ended with", os.waitpid(init.child, 0)[1])
+"""
+    assert run_alone(script) == "child ended with 0\n"
+
+
+def test_cuda_in_the_fork_of_a_process_that_used_it_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    parameter = declare()
+    for ask in (parameter.init_data, ParameterTuple([parameter]).init_data):
+        with pytest.raises(RuntimeError, match=r"forked .* got cuda: .* 'spawn'"):
+            ask(device="cuda")
+    with torch.device("cuda"), pytest.raises(RuntimeError, match=r"got None: .* 'spawn'"):
+        parameter.asnumpy()
+    assert parameter.has_init
+    assert not parameter.init_data(device="cpu").has_init

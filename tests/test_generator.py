@@ -1,5 +1,7 @@
 """Generators: keys are a function of (seed, name, occurrence) and of nothing else."""
 
+import copy
+import pickle
 import random
 import threading
 import time
@@ -111,6 +113,35 @@ def test_bad_seeds_are_refused_and_change_nothing(seed, error):
 
 def test_numpy_integers_are_seeds():
     assert Generator(np.uint64(2**64 - 1)).key("w") == derive_key(2**64 - 1, "w")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda generator: pickle.loads(pickle.dumps(generator))])
+def test_copies_go_on_from_the_same_counts_each_by_itself(copied):
+    generator = Generator(8)
+    generator.key("w")
+    other = copied(generator)
+    assert type(other) is Generator
+    assert (other.seed, repr(other)) == (8, repr(generator))
+    want = [derive_key(8, "w", 1), derive_key(8, "w", 2), derive_key(8, "b", 0)]
+    assert [other.key(name) for name in "wwb"] == want
+    assert [generator.key(name) for name in "wwb"] == want
+
+
+def test_generator_is_copied_whole_while_another_thread_counts():
+    """New names keep coming, so that a dict that is walked without the lock changes its size."""
+    generator, done = Generator(8), threading.Event()
+
+    def count():
+        for index in range(20_000):
+            generator.key(f"w{index}")
+        done.set()
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    while not done.is_set():
+        counted = copy.deepcopy(generator)._occurrences
+        assert list(counted) == [f"w{index}" for index in range(len(counted))]
+    thread.join()
 
 
 @pytest.mark.parametrize(("name", "error"), [(3, TypeError), ("\ud800", ValueError)])

@@ -14,7 +14,7 @@ import pytest
 import tritonparam
 
 ROOT = Path(tritonparam.__file__).parents[1]
-HEAVY = ["triton", "typer", "rich", "safetensors", "transformers"]
+HEAVY = ["triton", "typer", "rich", "safetensors", "transformers", "torch.distributed.tensor"]
 
 # Seconds are of this process's CPU and from bytecode, so that a busy machine does not matter.
 PROBE = f"""

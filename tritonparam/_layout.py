@@ -1,4 +1,4 @@
-"""Layouts: which box of a tensor a process holds, as MindSpore's parallel layouts say it."""
+"""Layouts: which box of a tensor a process holds, as MindSpore's parallel layouts say it, or as torch's do."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tritonparam._mesh import is_mesh_layout, mesh_box
 from tritonparam._views import Box
 
 _ENTRIES = ("device_matrix", "tensor_map", "slice_shape", "field_size", "uniform_split", "opt_shard_group")
@@ -22,6 +23,7 @@ def box_of(layout: Any, shape: tuple[int, ...], rank: int | None = None) -> Box:
             `slice_shape` is what that must come to, before opt_shard_group. `field_size` must be 0 and `uniform_split`
             true: other slices are no boxes. `opt_shard_group` cuts the slice once more, along its first dimension: a
             torch ProcessGroup, or a pair (rank in the group, size of the group); None or "" for none.
+            Or (device_mesh, placements), as for `mesh_box`.
         shape: Of the whole tensor.
         rank: None for that of torch.distributed.
 
@@ -35,7 +37,12 @@ def box_of(layout: Any, shape: tuple[int, ...], rank: int | None = None) -> Box:
         Box(offsets=(2, 0), sizes=(2, 4))
     """
     if not isinstance(layout, tuple):
-        raise TypeError(f"layout must be a tuple {_ENTRIES}, got {layout!r} of type {type(layout).__name__}")
+        raise TypeError(
+            f"layout must be a tuple {_ENTRIES} or (device_mesh, placements), "
+            f"got {layout!r} of type {type(layout).__name__}"
+        )
+    if is_mesh_layout(layout):
+        return mesh_box(layout, shape, rank)
     if len(layout) < len(_ENTRIES):
         raise ValueError(f"layout must have at least the {len(_ENTRIES)} entries {_ENTRIES}, got {layout!r}")
     matrix, axes = _axes(layout, shape)

@@ -26,7 +26,10 @@ class Parameter(Tensor):
     other names, on device, backend or the order in which parameters become real, nor on later renaming or seeding.
 
     `.torch` of a floating-point parameter is a `torch.nn.Parameter`, on the meta device while this is lazy. It stays
-    the same object when this becomes real, so an optimizer may be made before or after.
+    the same object when this becomes real, so an optimizer may be made before or after. What torch writes into it while
+    this is lazy does not last; `copy_`, and so a module's `load_state_dict`, says so (RuntimeError): give `set_data`
+    the values, or make this real first. With assign=True, `load_state_dict` puts other objects into the module, which
+    are not this parameter's. A module that is copied or pickled keeps its tie to a lazy parameter if that goes along.
 
     MindSpore makes the parameter real at once unless a parallel mode is set, and the tensor that it is made from with
     it. Here both stay as they are.
@@ -189,9 +192,11 @@ class Parameter(Tensor):
                 opt_shard_group): `device_matrix` is how the processes are arranged, `tensor_map` the axis of it,
                 counted from the last, along which each dimension is cut (-1: not), `slice_shape` what comes of it.
                 field_size must be 0, uniform_split true and opt_shard_group None, "", a torch ProcessGroup or a pair
-                (rank, size), by which the first dimension is cut again.
+                (rank, size), by which the first dimension is cut again. Or torch's pair (DeviceMesh, placements), with
+                a Shard or Replicate for each dimension of the mesh: this becomes the local tensor of the DTensor that
+                `distribute_tensor` would make. Such shards may be uneven, and empty.
             set_sliced: What `sliced` becomes.
-            rank: The process; None for that of torch.distributed. Goes with layout.
+            rank: The process; None for that of torch.distributed, or of this process in the mesh. Goes with layout.
             device: A CPU or CUDA device; None for torch's default device.
             backend: What writes the values, as for `Plan`; None for the device's own.
 
@@ -200,8 +205,11 @@ class Parameter(Tensor):
 
         Raises:
             TypeError: An argument has none of these types.
-            ValueError: There is no such device, backend or rank, or layout cuts unevenly or contradicts itself.
-            RuntimeError: A layout without rank, and torch.distributed is not initialized.
+            ValueError: There is no such device, backend or rank, MindSpore's layout cuts unevenly or contradicts
+                itself, or placements are of another kind or do not go with the mesh, which may be without this process,
+                or with the shape.
+            RuntimeError: MindSpore's layout without rank, and torch.distributed is not initialized; or device is a CUDA
+                device and this process is the fork of one that had used CUDA.
 
         Examples:
             >>> from tritonparam.initializer import initializer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 import torch
 
 
@@ -29,3 +31,21 @@ def become(mine: torch.Tensor, other: torch.Tensor) -> None:
     for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
         if getattr(mine, hooks) is not None:
             setattr(mine, hooks, getattr(mine, hooks))
+
+
+def _refuse_copy(*_: Any, **__: Any) -> NoReturn:
+    raise RuntimeError(
+        "values cannot be copied into the torch tensor of what is lazy: they would be lost. "
+        "Use set_data of the Parameter, which makes it real by them, or init_data() first"
+    )
+
+
+def guard(storage: torch.Tensor) -> None:
+    """Make `copy_`, with which `load_state_dict` writes, an error while `storage` has no values.
+
+    On the meta device torch's own does nothing, so that what is loaded would be drawn over later.
+    """
+    if storage.is_meta:
+        storage.copy_ = _refuse_copy  # type: ignore[method-assign]
+    elif vars(storage).get("copy_") is _refuse_copy:
+        del storage.copy_

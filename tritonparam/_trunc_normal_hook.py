@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 from collections.abc import Callable, Iterator
 
 import torch
 
 from tritonparam._law import TruncatedNormal
+from tritonparam._locks import across_forks
 
 Note = Callable[[torch.Tensor, TruncatedNormal], None]
 
 _torch_trunc_normal = torch.nn.init._no_grad_trunc_normal_
-_lock = threading.Lock()
+_lock = across_forks()
 _depth = 0
 _noting_for: Callable[[torch.Tensor], Note | None] | None = None
 

@@ -6,12 +6,16 @@ state.
 
 from __future__ import annotations
 
-import threading
 from contextvars import ContextVar
 from numbers import Integral
 from types import TracebackType
+from typing import Any
 
 from tritonparam._key import derive_key
+from tritonparam._locks import across_forks
+
+# One for all generators: it is held for microseconds, and a fork can wait for it.
+_COUNTING = across_forks()
 
 
 def _checked_seed(seed: object) -> int:
@@ -28,6 +32,8 @@ class Generator:
     They do not depend on the order in which different names come, on threads, on devices or on any global random state.
     In a `with` block it is the generator that new lazy tensors take their keys from: in this thread or asyncio task
     only, innermost block first.
+
+    A copy, deep or not, and what is pickled go on from the same counts, each by itself.
 
     Args:
         seed: 0 <= seed < 2**64.
@@ -48,7 +54,6 @@ class Generator:
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = _checked_seed(seed)
-        self._lock = threading.Lock()
         self._occurrences: dict[str, int] = {}
 
     @property
@@ -71,11 +76,15 @@ class Generator:
         """
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, got {name!r} of type {type(name).__name__}")
-        with self._lock:
+        with _COUNTING:
             occurrence = self._occurrences.get(name, 0)
             key = derive_key(self._seed, name, occurrence)
             self._occurrences[name] = occurrence + 1
         return key
+
+    def __getstate__(self) -> dict[str, Any]:
+        with _COUNTING:
+            return self.__dict__ | {"_occurrences": dict(self._occurrences)}
 
     def __repr__(self) -> str:
         return f"Generator(seed={self._seed})"

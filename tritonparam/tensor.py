@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +12,39 @@ import torch
 
 from tritonparam._initializers import Initializer
 from tritonparam._law import Constant, Law
+from tritonparam._locks import across_forks
 from tritonparam._operators import Device as Device
 from tritonparam._operators import Operators, unwrapped
 from tritonparam._operators import TorchTensor as TorchTensor
 from tritonparam._patterns import Content, Pattern, fills_of, finish_of
 from tritonparam._slices import slice_box
 from tritonparam._storage import as_shape, copy_of_data, declare, empty, fit
-from tritonparam._swap import become
+from tritonparam._swap import become, guard
 from tritonparam._views import Box
 from tritonparam.dtype import DType, DTypeLike, as_dtype, float32
 from tritonparam.generator import get_generator
 from tritonparam.plan import Fill, Plan
 
-# One thread at a time turns lazy tensors into real ones, so that none is filled twice.
-_REALIZING = threading.RLock()
+# One thread at a time turns lazy tensors into real ones, so that none is filled twice. Whoever holds it may take keys
+# from a generator, whose lock is made before.
+_REALIZING = across_forks()
+
+
+def _place(device: Device) -> torch.device:
+    """`device`, or torch's default one, as torch has it; checked as `realize` says."""
+    forked = torch.cuda._is_in_bad_fork()
+    try:
+        place = torch.get_default_device() if device is None else torch.device(device)
+    except RuntimeError as error:
+        if device is not None or not forked:
+            raise ValueError(f"device must be a torch device, got {device!r}: {error}") from None
+        place = torch.device("cuda")  # the default one, if it is CUDA, asks CUDA for its index
+    if forked and place.type == "cuda":
+        raise RuntimeError(
+            f"device must not be a CUDA device in a process that was forked from one that had used CUDA, got {device}: "
+            "start the process by 'spawn' instead, as torch.multiprocessing.get_context('spawn') does"
+        )
+    return place
 
 
 def realize(
@@ -45,16 +63,14 @@ def realize(
 
     Raises:
         ValueError: There is no such device or backend. Then nothing has changed.
+        RuntimeError: device is a CUDA device, and this process the fork of one that had used CUDA. Nothing has changed.
     """
     with _REALIZING, torch.inference_mode(False), torch.no_grad():
         lazy = {id(tensor): (tensor, tensor._law) for tensor in tensors}
         work = [(tensor, law) for tensor, law in lazy.values() if law is not None]
         if not work:
             return
-        try:
-            place = torch.get_default_device() if device is None else torch.device(device)
-        except RuntimeError as error:
-            raise ValueError(f"device must be a torch device, got {device!r}: {error}") from None
+        place = _place(device)
         fills: list[Fill] = []
         outs = []
         for tensor, law in work:
@@ -137,6 +153,7 @@ class Tensor(Operators):
         self._law, self._key = law, key
         self._torch = storage
         self._torch = self._dressed(storage)
+        guard(self._torch)
 
     @staticmethod
     def _wrap(storage: TorchTensor) -> Tensor:
@@ -152,6 +169,7 @@ class Tensor(Operators):
     def _become(self, storage: TorchTensor) -> None:
         """Take over `storage`; `.torch` stays the same object and keeps its attributes and hooks."""
         become(self._torch, self._dressed(storage.detach()))
+        guard(self._torch)
         self._law = None
 
     def _real(self) -> TorchTensor:
@@ -352,6 +370,10 @@ class Tensor(Operators):
         cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return function(*unwrapped(tuple(args)), **unwrapped(dict(kwargs or {})))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        guard(self._torch)
 
     def __copy__(self) -> Tensor:
         return copy.deepcopy(self)
