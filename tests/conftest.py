@@ -8,10 +8,13 @@ import os
 import sys
 import types
 import unittest.mock
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+
+from tritonparam import Plan
 
 if importlib.util.find_spec("hypothesis") is None:  # on a bare CUDA host: skip the tests that need it, not their files
     _skip = pytest.mark.skip(reason="needs hypothesis")
@@ -76,3 +79,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(
                 pytest.mark.skip(reason="needs a CUDA device, or triton 3.9 whose interpreter has an exact fma")
             )
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """The plans that run during the test."""
+    ran: list[Plan] = []
+    run = Plan.run
+
+    def counted(plan: Plan) -> None:
+        ran.append(plan)
+        run(plan)
+
+    monkeypatch.setattr(Plan, "run", counted)
+    return ran
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; returns the exit status, standard output and standard error."""
+    from tritonparam import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tritonparam", *map(str, arguments)])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        code = caught.value.code
+        assert isinstance(code, int)
+        return (code, *capsys.readouterr())
+
+    return run

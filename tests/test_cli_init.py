@@ -43,22 +43,6 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process; returns the exit status, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tritonparam", *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        code = caught.value.code
-        assert isinstance(code, int)
-        return (code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
 def module_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of an importable module in the working directory that builds models."""
     name = f"models_{abs(hash(str(tmp_path)))}"

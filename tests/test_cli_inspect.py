@@ -17,7 +17,7 @@ pytest.importorskip("typer")
 
 from safetensors.torch import load_file, save_file
 
-from tritonparam import _law, cli
+from tritonparam import _law
 from tritonparam.checkpoint.expected import RandomLaw, expect
 from tritonparam.checkpoint.inspect import inspect_checkpoint, pieces
 from tritonparam.checkpoint.job import Job
@@ -38,21 +38,6 @@ LAWS: tuple[RandomLaw, ...] = (
 )
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process; returns the exit status, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tritonparam", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        code = caught.value.code
-        assert isinstance(code, int)
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def entry(name: str, shape: tuple[int, ...], *laws: _law.Law, dtype: torch.dtype = torch.float32) -> Entry:

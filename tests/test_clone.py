@@ -34,19 +34,6 @@ def normal(name="w", shape=(2, 3), dtype="float32", **flags):
     return Parameter(initializer("normal", shape, dtype), name, **flags)
 
 
-@pytest.fixture
-def plans(monkeypatch):
-    """The plans that run during the test."""
-    ran, run = [], Plan.run
-
-    def counted(plan):
-        ran.append(plan)
-        run(plan)
-
-    monkeypatch.setattr(Plan, "run", counted)
-    return ran
-
-
 @pytest.mark.parametrize("init", ["same", "zeros"])
 @pytest.mark.parametrize("lazy", [True, False])
 @pytest.mark.parametrize("grad", [True, False])

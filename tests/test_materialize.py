@@ -77,19 +77,6 @@ def same(left, right):
     return different == []
 
 
-@pytest.fixture
-def plans(monkeypatch):
-    """The plans that run during the test."""
-    ran, run = [], Plan.run
-
-    def counted(plan):
-        ran.append(plan)
-        run(plan)
-
-    monkeypatch.setattr(Plan, "run", counted)
-    return ran
-
-
 def test_declarations_say_what_each_tensor_will_be():
     """In the order of the module, parameters first; the first name is the name; nothing is changed."""
     module = deferred_model()

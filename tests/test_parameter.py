@@ -26,19 +26,6 @@ def normal(name="w", shape=(4, 5), dtype="float32", **flags):
     return Parameter(initializer("normal", shape, dtype), name=name, **flags)
 
 
-@pytest.fixture
-def plans(monkeypatch):
-    """The plans that run during the test."""
-    ran, run = [], Plan.run
-
-    def counted(plan):
-        ran.append(plan)
-        run(plan)
-
-    monkeypatch.setattr(Plan, "run", counted)
-    return ran
-
-
 @pytest.mark.parametrize(
     ("data", "text"),
     [
