@@ -9,13 +9,11 @@ from typing import Any
 
 import torch
 
+from tritonparam._fill import RANDOM_DTYPES
 from tritonparam._law import Constant, Law, Normal, TruncatedNormal, Uniform
 from tritonparam._tape import Drawn, History, Piece, recognize
 from tritonparam._views import Box, View
 
-RANDOM_DTYPES = frozenset(
-    (torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2, torch.float64)
-)
 _COPIES = frozenset(("aten::clone", "aten::_to_copy", "aten::copy_", "aten::lift_fresh_copy"))
 _CLAMP_SLACK = 1e-5
 _NO_MASS_BEYOND = 6.0

@@ -133,6 +133,27 @@ def read_pieces(path: Path, start: int, size: int, piece: int = CHUNK) -> Iterat
             yield data
 
 
+def pieces(shape: Sequence[int], limit: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Offsets and sizes of boxes of at most `limit` elements that follow each other in the row-major tensor of `shape`.
+
+    Examples:
+        >>> list(pieces((3, 2), 4))
+        [((0, 0), (2, 2)), ((2, 0), (1, 2))]
+    """
+    if math.prod(shape) <= limit:
+        yield (0,) * len(shape), tuple(shape)
+        return
+    inner = tuple(shape[1:])
+    rows = limit // math.prod(inner)
+    if rows:
+        for row in range(0, shape[0], rows):
+            yield (row, *(0,) * len(inner)), (min(rows, shape[0] - row), *inner)
+        return
+    for row in range(shape[0]):
+        for offsets, sizes in pieces(inner, limit):
+            yield (row, *offsets), (1, *sizes)
+
+
 def hash_tensor(path: Path, begin: int, extent: Extent) -> str:
     """The sha256 of the bytes of one tensor of a file whose tensors begin at `begin`, as hexadecimal digits."""
     digest = hashlib.sha256()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from tritonparam._views import flat_index
 from tritonparam.checkpoint.errors import UsageError
 from tritonparam.checkpoint.expected import describe
-from tritonparam.checkpoint.files import Extent, read_header, read_pieces
+from tritonparam.checkpoint.files import Extent, pieces, read_header, read_pieces
 from tritonparam.checkpoint.record import RECORD_NAME, Entry, checkpoint_digest, parse_record, read_json
 from tritonparam.checkpoint.stats import TESTS, Group, Moments
 from tritonparam.checkpoint.units import dtype_name
@@ -207,27 +207,6 @@ def _read(
     for group in report.groups:
         report.moments.merge(group.moments)
     report.digest = digest.hexdigest()
-
-
-def pieces(shape: Sequence[int], limit: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Offsets and sizes of boxes of at most `limit` elements that follow each other in the row-major tensor of `shape`.
-
-    Examples:
-        >>> list(pieces((3, 2), 4))
-        [((0, 0), (2, 2)), ((2, 0), (1, 2))]
-    """
-    if math.prod(shape) <= limit:
-        yield (0,) * len(shape), tuple(shape)
-        return
-    inner = tuple(shape[1:])
-    rows = limit // math.prod(inner)
-    if rows:
-        for row in range(0, shape[0], rows):
-            yield (row, *(0,) * len(inner)), (min(rows, shape[0] - row), *inner)
-        return
-    for row in range(shape[0]):
-        for offsets, sizes in pieces(inner, limit):
-            yield (row, *offsets), (1, *sizes)
 
 
 def _overlap(piece: torch.Tensor, start: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:

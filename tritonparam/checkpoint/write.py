@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from tritonparam._backends import resolve_backend
+from tritonparam._views import Box
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
-from tritonparam.checkpoint.files import Extent, encode_header, lay_out, write_file
+from tritonparam.checkpoint.files import Extent, encode_header, lay_out, pieces, write_file
 from tritonparam.checkpoint.job import Job
 from tritonparam.checkpoint.record import RECORD_NAME, Entry, checkpoint_digest, record_text
 from tritonparam.checkpoint.workspace import Workspace
@@ -165,7 +166,7 @@ def _compute(
     if progress is None:
         Plan(fills, backend).run()
     else:
-        for part in (part for fill in fills for part in _rows(fill)):
+        for part in (part for fill in fills for part in _parts(fill)):
             Plan([part], backend).run()
             progress(part.out.nbytes)
     for entry in shard.entries:
@@ -175,16 +176,11 @@ def _compute(
                 progress(entry.nbytes)
 
 
-def _rows(fill: Fill) -> Iterator[Fill]:
-    """`fill` as fills of at most PIECE elements each, or of one row where that has more."""
-    out = fill.out
-    if out.numel() <= PIECE:
-        yield fill
-        return
-    count = max(1, PIECE * len(out) // out.numel())
-    for first in range(0, len(out), count):
-        offsets = (fill.offsets[0] + first, *fill.offsets[1:])
-        yield Fill(out[first : first + count], fill.law, fill.key, fill.shape, offsets)
+def _parts(fill: Fill) -> Iterator[Fill]:
+    """`fill` as fills of at most PIECE elements each."""
+    for start, sizes in pieces(fill.out.shape, PIECE):
+        offsets = [offset + first for offset, first in zip(fill.offsets, start, strict=True)]
+        yield Fill(Box(start, sizes).of(fill.out), fill.law, fill.key, fill.shape, offsets)
 
 
 def _compare(job: Job, digests: dict[str, str]) -> None:
