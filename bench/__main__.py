@@ -13,6 +13,7 @@ import torch
 
 from bench import host, plot, rows, run, table
 from bench.cases import cases
+from bench.copies import copy_cases
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,7 +29,8 @@ def measure(arguments: argparse.Namespace) -> int:
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"note: load average {load:.1f}: something else runs here, and the figures will show it")
-    chosen = [case for case in cases(where, arguments.quick) if arguments.only in str(case)]
+    everything = (*cases(where, arguments.quick), *copy_cases(where, arguments.quick))
+    chosen = [case for case in everything if arguments.only in str(case)]
     count, limit = (3, 0.5) if arguments.quick else (arguments.rounds, arguments.budget)
     outcome = run.measure(chosen, where, environment, rounds=count, budget=limit, report=_say)
     if not arguments.only:

@@ -62,8 +62,8 @@ def measure_host(
     }
     if find_spec("triton") is not None:
         # Laying out the table needs no GPU.
-        build_table = import_module("tritonparam._backends._triton").build_table
-        steps["table", "tritonparam triton"] = lambda: build_table(all_fills)
+        build_fill_table = import_module("tritonparam._backends._fill_table").build_fill_table
+        steps["table", "tritonparam triton"] = lambda: build_fill_table(all_fills)
 
     def clock(act: Run, repeats: int) -> float:
         if device == "cuda":
@@ -75,6 +75,6 @@ def measure_host(
     rows = []
     for (step, provider), (repeats, measured) in interleave(steps, clock, rounds, budget).items():
         case = Case(step, provider, f"{count:,} tensors of 64", shapes, "float32", torch.get_num_threads())
-        rows.append(row(environment, case, "host", repeats, measured, fill=0.0))
+        rows.append(row(environment, case, "host", repeats, measured, ceiling=0.0))
         report(line(rows[-1]))
     return rows

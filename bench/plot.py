@@ -1,4 +1,4 @@
-"""Bars from rows: one picture a device, GB/s of each maker beside the plain fill."""
+"""Bars from rows: one picture a device, GB/s of each maker beside the plain fill or copy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.cases import PLAIN_FILL
+from bench.copies import PLAIN_COPY
 from bench.rows import Row
 from bench.table import significant
 
@@ -15,7 +16,9 @@ COLOURS = {
     "tritonparam numpy": "#56B4E9",
     "tritonparam triton, plan built too": "#009E73",
     "torch": "#E69F00",
+    "torch foreach": "#CC79A7",
     PLAIN_FILL: "#BBBBBB",
+    PLAIN_COPY: "#BBBBBB",
 }
 
 
@@ -49,7 +52,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         axes.set_yscale("log")
         axes.margins(y=0.15)
         axes.set_xticks(range(len(jobs)), [f"{op.replace('_', ' ')}\n{dtype}" for op, dtype in jobs], fontsize=8)
-        axes.set_ylabel("GB/s written (log)", fontsize=8)
+        axes.set_ylabel("GB/s (log)", fontsize=8)
         axes.set_title(title, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     present = [maker for maker in COLOURS if any(row.provider == maker for row in values)]

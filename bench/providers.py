@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -19,17 +20,17 @@ PATTERN = 0x5A
 
 @dataclass(frozen=True)
 class Provider:
-    """One maker of values.
+    """One maker, or mover, of values.
 
     Attributes:
-        prepare: Gives the function that is timed.
-        fault: What is wrong with the values it wrote, or None.
+        prepare: Gives the function that is timed, from a case and its memory.
+        fault: What is wrong with the values it wrote there, or None.
         ungraphable: Ops that a CUDA graph cannot hold. They must not be tried: a capture that fails leaves torch's
             generator in capture mode, and later draws fail.
     """
 
-    prepare: Callable[[Case, Memory], Run]
-    fault: Callable[[Case, Memory], str | None]
+    prepare: Callable[[Any, Any], Run]
+    fault: Callable[[Any, Any], str | None]
     ungraphable: frozenset[str] = frozenset()
 
 

@@ -45,13 +45,14 @@ class Row(Environment):
     Attributes:
         op, provider, workload, dtype, threads: Of the case.
         mode: "eager": called from Python, "graph": replayed from a CUDA graph, "host": time of the host alone.
-        tensors, elements, bytes: Of one run.
+        tensors, elements, bytes: Of one run; bytes that are copied count twice, read and written.
         repeats: Runs a sample, back to back.
         rounds: Samples.
         median_s, p20_s, p80_s: Seconds a run, over the samples.
         gb_per_s: 1e9 bytes a second, from the median; 0 in a host row.
         elements_per_s: From the median; 0 in a host row.
-        fraction_of_fill: gb_per_s over that of the plain fill of the same job, mode and process; 0 where there is none.
+        fraction_of_ceiling: gb_per_s over that of the plain fill, or plain copy, of the same job, mode and process; 0
+            where there is none.
     """
 
     op: str
@@ -70,7 +71,7 @@ class Row(Environment):
     p80_s: float
     gb_per_s: float
     elements_per_s: float
-    fraction_of_fill: float
+    fraction_of_ceiling: float
 
     @property
     def case(self) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from itertools import groupby
 import numpy as np
 import torch
 
-from bench.cases import PLAIN_FILL, Case
+from bench.cases import Case
 from bench.clock import Run, captured, cuda_clock, host_clock, interleave
+from bench.copies import MOVERS, CopyCase, CopyMemory
 from bench.memory import Memory
 from bench.providers import PROVIDERS, Provider
 from bench.rows import Environment, Row
@@ -35,7 +36,7 @@ def measure(
     cases: Sequence[Case],
     device: str,
     environment: Environment,
-    providers: Mapping[str, Provider] = PROVIDERS,
+    providers: Mapping[str, Provider] | None = None,
     rounds: int = 15,
     budget: float = 2.0,
     report: Callable[[str], None] = lambda _: None,
@@ -46,7 +47,7 @@ def measure(
         cases: What to measure.
         device: "cpu" or "cuda".
         environment: Of this process.
-        providers: Who makes the values, by name.
+        providers: Who makes or moves the values, by name; None for all there are.
         rounds: Samples of each case at most.
         budget: Seconds of timing for each case.
         report: Is told of each row and each refusal.
@@ -54,8 +55,9 @@ def measure(
     outcome = Outcome()
     threads = torch.get_num_threads()
     try:
-        for _, group in groupby(cases, lambda case: case.job):
-            _measure_job(list(group), device, environment, providers, rounds, budget, report, outcome)
+        for group in (list(group) for _, group in groupby(cases, lambda case: case.job)):
+            known = providers or (MOVERS if isinstance(group[0], CopyCase) else PROVIDERS)
+            _measure_job(group, device, environment, known, rounds, budget, report, outcome)
     finally:
         torch.set_num_threads(threads)
     return outcome
@@ -73,7 +75,8 @@ def _measure_job(
 ) -> None:
     torch.set_num_threads(cases[0].threads)
     torch.manual_seed(0)
-    memory = Memory(cases[0], device)
+    first = cases[0]
+    memory = CopyMemory(first, device) if isinstance(first, CopyCase) else Memory(first, device)
     if device == "cuda" and memory.block.numel() < 4 * torch.cuda.get_device_properties(0).L2_cache_size:
         outcome.notes.append(
             f"{cases[0].workload}, {cases[0].dtype}: under four times the L2 cache, which it may gain by"
@@ -106,21 +109,21 @@ def _measure_job(
     clock = cuda_clock if device == "cuda" else host_clock
     for mode, runs in modes.items():
         timed = interleave(runs, clock, rounds, budget)
-        fill = next(
-            (float(np.median(samples)) for case, (_, samples) in timed.items() if case.provider == PLAIN_FILL), 0.0
+        ceiling = next(
+            (float(np.median(samples)) for case, (_, samples) in timed.items() if case.provider == case.ceiling), 0.0
         )
         for case, (repeats, samples) in timed.items():
-            outcome.rows.append(row(environment, case, mode, repeats, samples, fill))
+            outcome.rows.append(row(environment, case, mode, repeats, samples, ceiling))
             report(line(outcome.rows[-1]))
 
 
-def row(environment: Environment, case: Case, mode: str, repeats: int, samples: list[float], fill: float) -> Row:
+def row(environment: Environment, case: Case, mode: str, repeats: int, samples: list[float], ceiling: float) -> Row:
     """The row of a case.
 
     Args:
         environment, case, mode, repeats: What was measured; in mode "host" nothing is moved.
         samples: Seconds a run.
-        fill: Median seconds of the plain fill of the same bytes; 0 if there is none.
+        ceiling: Median seconds of the plain fill, or copy, of the same bytes; 0 if there is none.
     """
     moved, elements = (0, 0) if mode == "host" else (case.moved, case.elements)
     p20, median, p80 = (float(value) for value in np.percentile(samples, (20, 50, 80)))
@@ -142,14 +145,14 @@ def row(environment: Environment, case: Case, mode: str, repeats: int, samples: 
         p80_s=p80,
         gb_per_s=moved / median * 1e-9,
         elements_per_s=elements / median,
-        fraction_of_fill=fill / median,
+        fraction_of_ceiling=ceiling / median,
     )
 
 
 def line(row: Row) -> str:
     """A row for a person who watches."""
-    job = f"{row.op:17}{row.dtype:9} {row.workload:22} {row.threads:3} {row.provider:35}{row.mode:6}"
+    job = f"{row.op:17}{row.dtype:20} {row.workload:26} {row.threads:3} {row.provider:35}{row.mode:6}"
     figures = f"{row.median_s * 1e3:10.3f} ms x{row.rounds:<3}"
     if row.mode == "host":
         return job + figures
-    return f"{job}{figures}{row.gb_per_s:9.2f} GB/s{row.fraction_of_fill:7.3f} of fill"
+    return f"{job}{figures}{row.gb_per_s:9.2f} GB/s{row.fraction_of_ceiling:7.3f} of plain"

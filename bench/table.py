@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.cases import PLAIN_FILL
+from bench.copies import OPS, PLAIN_COPY
 from bench.rows import Row, read
 
+CEILINGS = (PLAIN_FILL, PLAIN_COPY)
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
@@ -16,8 +18,14 @@ def render(rows: Sequence[Row]) -> str:
     values = [row for row in rows if row.mode != "host"]
     host = [row for row in rows if row.mode == "host"]
     parts = [f"**{_names(row.device for row in rows)}**"]
-    if values:
-        parts.append(_throughput(values))
+    fills = [row for row in values if row.op not in OPS]
+    copies = [row for row in values if row.op in OPS]
+    if fills:
+        text = "GB/s written, in brackets as a fraction of the plain fill of the same bytes:"
+        parts.append(f"{text}\n\n{_throughput('fill', fills)}")
+    if copies:
+        text = "GB/s moved, which is read and written, in brackets as a fraction of a plain copy that moves as many:"
+        parts.append(f"{text}\n\n{_throughput('copy', copies)}")
     if host:
         parts.append(_host(host))
     parts.append(_origin(rows))
@@ -28,17 +36,17 @@ def _names(found: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(found))
 
 
-def _throughput(rows: Sequence[Row]) -> str:
-    """Jobs down, makers across: GB/s written and, of all but the plain fill, the fraction of it."""
+def _throughput(title: str, rows: Sequence[Row]) -> str:
+    """Jobs down, makers across: GB/s and, of all but the ceiling, the fraction of it."""
     modes = list(dict.fromkeys(row.mode for row in rows))
     makers = list(dict.fromkeys((row.provider, row.mode) for row in rows))
-    makers.sort(key=lambda maker: maker[0] == PLAIN_FILL)
+    makers.sort(key=lambda maker: maker[0] in CEILINGS)
     cells = {(_job(row), (row.provider, row.mode)): row for row in rows}
     head = [f"{provider} ({mode})" if len(modes) > 1 else provider for provider, mode in makers]
-    lines = [("fill", "dtype", "tensors", "threads", *head), ("---", "---", "---", "--:", *("--:" for _ in makers))]
+    lines = [(title, "dtype", "tensors", "threads", *head), ("---", "---", "---", "--:", *("--:" for _ in makers))]
     for job in dict.fromkeys(map(_job, rows)):
         lines.append((*job, *(_cell(cells.get((job, maker))) for maker in makers)))
-    return "GB/s written, in brackets as a fraction of the plain fill of the same bytes:\n\n" + _markdown(lines)
+    return _markdown(lines)
 
 
 def _job(row: Row) -> tuple[str, str, str, str]:
@@ -49,9 +57,9 @@ def _cell(row: Row | None) -> str:
     if row is None:
         return ""
     speed = significant(row.gb_per_s)
-    if row.provider == PLAIN_FILL or row.fraction_of_fill == 0:
+    if row.provider in CEILINGS or row.fraction_of_ceiling == 0:
         return speed
-    return f"{speed} ({significant(row.fraction_of_fill, 2)})"
+    return f"{speed} ({significant(row.fraction_of_ceiling, 2)})"
 
 
 def significant(value: float, digits: int = 3) -> str:

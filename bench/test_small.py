@@ -26,8 +26,8 @@ def test_derive_key(benchmark: Any) -> None:
 def test_build_plan_of_many_tensors(benchmark: Any, tensors: list[torch.Tensor]) -> None:
     keys = host.keys(host.names())
     plan = benchmark(lambda: Plan(host.fills(tensors, keys), backend="numpy"))
-    assert [fill.key for fill in plan.fills] == keys
-    assert all(fill.out is tensor for fill, tensor in zip(plan.fills, tensors, strict=True))
+    assert [fill.key for fill in plan.operations] == keys
+    assert all(fill.out is tensor for fill, tensor in zip(plan.operations, tensors, strict=True))
 
 
 def test_run_a_plan_again(benchmark: Any) -> None:

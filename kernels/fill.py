@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .philox import _philox
+from .rows import _find_row
 from .store import _store_constant, _store_random, _store_scattered
 from .transforms import LEAD, _normal_pair, _truncated_normal, _uniform
 
@@ -174,14 +175,7 @@ def _fill_kernel(table, rows, KINDS: tl.constexpr, DTYPES: tl.constexpr, STRIDED
     """
     program = tl.program_id(0).to(tl.int64)
     starts = table + _HEADER
-    row = 0
-    end = rows
-    while end - row > 1:
-        middle = (row + end) // 2
-        not_above = tl.load(starts + middle) <= program
-        row = tl.where(not_above, middle, row)
-        end = tl.where(not_above, end, middle)
-
+    row = _find_row(starts, rows, program)
     row_ptr = starts + rows + row.to(tl.int64) * _ROW
     before = tl.load(starts + row)
     kind = tl.load(row_ptr + 2).to(tl.int32) & 0xFF

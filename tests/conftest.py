@@ -34,7 +34,10 @@ if not HAS_CUDA:
 
 
 def _correct_the_interpreter() -> None:
-    """Make the interpreter round float32 to bfloat16 to nearest even, as every GPU does; it drops the low bits."""
+    """Make the interpreter round float32 to bfloat16 to nearest even, as every GPU does, and keep a NaN a NaN.
+
+    It drops the low bits.
+    """
     import triton.language as tl
     from triton.runtime import interpreter
 
@@ -44,7 +47,7 @@ def _correct_the_interpreter() -> None:
         if source.dtype.scalar != tl.float32 or target.scalar != tl.bfloat16:
             return original(self, source, target)
         bits = np.ascontiguousarray(source.data).view(np.uint32).astype(np.uint64)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        rounded = np.where(np.isnan(source.data), 0x7FC0, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
         return interpreter.TensorHandle(rounded.astype(np.uint16), tl.bfloat16)
 
     interpreter.InterpreterBuilder.cast_impl = cast

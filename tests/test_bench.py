@@ -3,9 +3,10 @@
 import collections
 import contextlib
 import dataclasses
-import importlib
+import importlib.util
 import io
 import re
+import time
 from itertools import groupby
 from math import prod
 
@@ -15,6 +16,8 @@ import torch
 from bench import clock, host, plot, rows, run, table
 from bench.cases import DTYPES, LAWS, PLAIN_FILL, PROVIDERS, Case, cases, gpt2_shapes
 from bench.check import moments, windows
+from bench.copies import DTYPES as COPY_DTYPES
+from bench.copies import MAKES, MOVERS, OPS, OURS, PLAIN_COPY, CopyCase, CopyMemory, copy_cases
 from bench.memory import Memory
 from bench.providers import PROVIDERS as MAKERS
 from tritonparam import Normal, TruncatedNormal, Uniform
@@ -135,10 +138,10 @@ def test_right_makers_are_timed(op, dtype):
         assert 0 < row.p20_s <= row.median_s <= row.p80_s
         assert row.gb_per_s == pytest.approx(row.bytes / row.median_s / 1e9)
         assert row.elements_per_s == pytest.approx(70_017 / row.median_s)
-        assert row.fraction_of_fill == pytest.approx(outcome.rows[-1].median_s / row.median_s)
+        assert row.fraction_of_ceiling == pytest.approx(outcome.rows[-1].median_s / row.median_s)
         assert 1 <= row.rounds <= 3
         assert row.repeats >= 1
-    assert outcome.rows[-1].fraction_of_fill == 1
+    assert outcome.rows[-1].fraction_of_ceiling == 1
 
 
 @pytest.mark.kernels
@@ -200,7 +203,73 @@ def test_wrong_maker_is_not_timed(provider, spoil, said):
     assert refusal.startswith(f"uniform, float32, some tensors, 1 threads, {provider}: ")
     assert re.search(said, refusal)
     if provider == PLAIN_FILL:
-        assert {row.fraction_of_fill for row in outcome.rows} == {0}
+        assert {row.fraction_of_ceiling for row in outcome.rows} == {0}
+
+
+def copy_case(op, provider, dtype="float32", shapes=((64, 96), (3, 8), (40, 16))):
+    return CopyCase(op, provider, "some tensors", shapes, dtype, 1)
+
+
+def test_copy_cases_are_those_promised():
+    """Every op in every pair of dtypes, by us, by torch, and beside a plain copy."""
+    for device in ("cpu", "cuda"):
+        for quick in (False, True):
+            found = copy_cases(device, quick)
+            assert len(set(found)) == len(found)
+            for (op, dtype), job in groupby(found, lambda c: (c.op, c.dtype)):
+                movers = {c.provider for c in job}
+                assert movers >= {OURS[device], PLAIN_COPY}
+                assert ("torch" in movers) == (
+                    not op.startswith("load") or importlib.util.find_spec("safetensors") is not None
+                )
+                assert ("torch foreach" in movers) == (op not in MAKES)
+                assert dtype in COPY_DTYPES
+            assert {(c.op, c.dtype) for c in found} == {(op, dtype) for op in OPS for dtype in COPY_DTYPES}
+    cast = next(c for c in copy_cases("cuda") if c.op == "copy" and c.dtype == "float32 to bfloat16")
+    assert cast.moved == 124_439_808 * 6
+
+
+@pytest.mark.parametrize("dtype", COPY_DTYPES)
+@pytest.mark.parametrize("op", OPS)
+def test_right_movers_are_timed(op, dtype):
+    movers = [c.provider for c in copy_cases("cpu") if (c.op, c.dtype) == (op, dtype)]
+    outcome = run.measure([copy_case(op, name, dtype) for name in movers], "cpu", ENVIRONMENT, rounds=2, budget=0.1)
+    assert outcome.refused == []
+    assert [row.provider for row in outcome.rows] == movers
+    assert outcome.rows[-1].fraction_of_ceiling == 1
+    for row in outcome.rows:
+        assert (row.op, row.dtype, row.elements) == (op, dtype, 64 * 96 + 3 * 8 + 40 * 16)
+        assert row.bytes == row.elements * sum(each.itemsize for each in COPY_DTYPES[dtype])
+        assert row.fraction_of_ceiling == pytest.approx(outcome.rows[-1].median_s / row.median_s)
+
+
+def break_a_copy(memory):
+    (memory.made or [memory.pairs[0][0]])[-1].view(-1)[-1] = 0.125
+
+
+@pytest.mark.parametrize("provider", [OURS["cpu"], "torch", "torch foreach", PLAIN_COPY])
+@pytest.mark.parametrize("op", ["copy", "clone", "load", "load as new"])
+def test_wrong_mover_is_not_timed(op, provider):
+    movers = [c.provider for c in copy_cases("cpu") if (c.op, c.dtype) == (op, "float32")]
+    if provider not in movers:
+        pytest.skip("there is no foreach for it")
+    makers = MOVERS | {provider: made_wrong(MOVERS[provider], break_a_copy)}
+    outcome = run.measure([copy_case(op, name) for name in movers], "cpu", ENVIRONMENT, makers, rounds=1, budget=0.0)
+    assert [row.provider for row in outcome.rows] == [name for name in movers if name != provider]
+    (refusal,) = outcome.refused
+    assert refusal.startswith(f"{op}, float32, some tensors, 1 threads, {provider}: ")
+    said = "the block was not copied" if provider == PLAIN_COPY else r"part \d, element \d+: got bits 0x3e000000, want"
+    assert re.search(said, refusal)
+
+
+@pytest.mark.parametrize(
+    ("op", "shape"), {"row slices": (8, 96), "column slices": (64, 12), "transposes": (96, 8)}.items()
+)
+def test_slices_are_what_they_are_called(op, shape):
+    memory = CopyMemory(copy_case(op, "torch", shapes=((64, 96),)), "cpu")
+    assert [tuple(out.shape) for out, _ in memory.pairs] == [shape] * 8
+    assert all(out.is_contiguous() for out, _ in memory.pairs)
+    assert {source.is_contiguous() for _, source in memory.pairs} == {op == "row slices"}
 
 
 def test_wrong_maker_makes_the_command_fail(monkeypatch):
@@ -261,6 +330,19 @@ def test_peers_are_timed_in_turn():
     assert asked == [("slow", 1), ("quick", 1), ("slow", 1), ("quick", 3), ("quick", 3), ("quick", 3), ("quick", 3)]
 
 
+def test_what_comes_before_a_run_is_not_timed():
+    """On a host; of three runs each has its own."""
+    done = []
+
+    def before():
+        done.append("before")
+        time.sleep(0.02)
+
+    seconds = clock.host_clock(clock.FreshRun(lambda: done.append("run"), before), 3)
+    assert done == ["before", "run"] * 3
+    assert 0 < seconds < 0.02
+
+
 def test_rows_survive_the_file(tmp_path):
     (path,) = rows.write(tmp_path / "results", [measured(), measured(op="ones")], whole=True)
     assert path.name == "a-device.csv"
@@ -301,9 +383,9 @@ def test_host_steps_are_measured():
 
 
 ROWS = [
-    measured(provider="torch", gb_per_s=12.345, fraction_of_fill=0.5),
-    measured(provider=PLAIN_FILL, gb_per_s=24.69, fraction_of_fill=1.0),
-    measured(op="truncated_normal", provider="torch", gb_per_s=0.012, fraction_of_fill=0.0004, rounds=1),
+    measured(provider="torch", gb_per_s=12.345, fraction_of_ceiling=0.5),
+    measured(provider=PLAIN_FILL, gb_per_s=24.69, fraction_of_ceiling=1.0),
+    measured(op="truncated_normal", provider="torch", gb_per_s=0.012, fraction_of_ceiling=0.0004, rounds=1),
     measured(op="plan", provider="tritonparam", mode="host", median_s=0.0123),
 ]
 TABLE = """\
@@ -329,6 +411,11 @@ numpy 1, python 3; 2026-01-01, commit abc."""
 def test_table_is_made_from_the_rows(tmp_path):
     rows.write(tmp_path, ROWS, whole=True)
     assert table.section(tmp_path) == TABLE
+    copies = [dataclasses.replace(ROWS[0], op="clone", provider=name) for name in (PLAIN_COPY, "torch")]
+    text = table.render(ROWS + copies)
+    assert text.startswith(TABLE.partition("What a plan")[0])
+    assert "| copy | dtype | tensors | threads | torch | plain copy |" in text
+    assert "| clone | float32 | some tensors | 1 | 12.3 (0.50) | 12.3 |" in text
     graph = [dataclasses.replace(row, mode="graph") for row in ROWS[:2]]
     assert "| torch (eager) | torch (graph) | plain fill (eager) | plain fill (graph) |" in table.render(ROWS + graph)
 

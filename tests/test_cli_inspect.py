@@ -18,8 +18,9 @@ pytest.importorskip("typer")
 from safetensors.torch import load_file, save_file
 
 from tritonparam import _law
+from tritonparam._views import pieces
 from tritonparam.checkpoint.expected import RandomLaw, expect
-from tritonparam.checkpoint.inspect import inspect_checkpoint, pieces
+from tritonparam.checkpoint.inspect import inspect_checkpoint
 from tritonparam.checkpoint.job import Job
 from tritonparam.checkpoint.plot import families, plot_inspection
 from tritonparam.checkpoint.record import RECORD_NAME, Entry

@@ -1,7 +1,8 @@
 """The machine code of the hot loop, compiled for GPUs that need not be here: wide stores, no spills, a budget.
 
-tests/data/instructions.csv holds the figures. A figure that rises fails; `python tools/count_instructions.py --write`
-records one that fell, or a change that was wanted. They are those of the triton release in its first column.
+tests/data/instructions.csv holds the figures of the fill kernel, copy_instructions.csv those of the copy kernel. A
+figure that rises fails; `python tools/count_instructions.py [copy] --write` records one that fell, or a change that was
+wanted. They are those of the triton release in the first column.
 """
 
 from __future__ import annotations
@@ -34,19 +35,35 @@ def key(row: Row) -> tuple[str, str, str]:
     return row["architecture"], row["kind"], row["dtype"]
 
 
-def frozen() -> list[Row]:
-    with (ROOT / "tests" / "data" / "instructions.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+def copy_key(row: Row) -> tuple[str, str]:
+    return row["architecture"], row["case"]
+
+
+def frozen(file: str = "instructions.csv") -> list[Row]:
+    with (ROOT / "tests" / "data" / file).open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+COPIES = frozen("copy_instructions.csv")
+
+
+def figures(kernel: str) -> list[Row]:
+    """Those of this tree, by another process: in this one Triton interprets."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(ROOT / "tools" / "count_instructions.py"), kernel]
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
+    return list(csv.DictReader(io.StringIO(done.stdout)))
 
 
 @pytest.fixture(scope="module")
 def measured() -> dict[tuple[str, str, str], Row]:
-    """The figures of this tree, by another process: in this one Triton interprets."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(ROOT / "tools" / "count_instructions.py")]
-    environment["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
-    return {key(row): row for row in csv.DictReader(io.StringIO(done.stdout))}
+    return {key(row): row for row in figures("fill")}
+
+
+@pytest.fixture(scope="module")
+def measured_copies() -> dict[tuple[str, str], Row]:
+    return {copy_key(row): row for row in figures("copy")}
 
 
 def test_every_case_is_measured(measured: dict[tuple[str, str, str], Row]) -> None:
@@ -80,6 +97,49 @@ def test_figures_keep_their_promises(row: Row, measured: dict[tuple[str, str, st
     spare = 4 / 32 if got["architecture"] == "sm_100" else 0
     assert 0 <= float(got["fma"]) - WRITTEN_FMA[got["kind"]] <= spare
     assert float(got["instructions"]) <= AIMS.get(got["kind"], 80.0) or got["dtype"] == "float8_e4m3fn"
+
+
+def test_every_case_of_a_copy_is_measured(measured_copies: dict[tuple[str, str], Row]) -> None:
+    assert list(measured_copies) == [copy_key(row) for row in COPIES]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("want", COPIES, ids=lambda row: "-".join(copy_key(row)))
+def test_no_figure_of_a_copy_rises(want: Row, measured_copies: dict[tuple[str, str], Row]) -> None:
+    """Instructions, registers, spilled bytes and accesses to shared memory only fall; 128-bit accesses stay."""
+    if triton.__version__ != want["triton"]:
+        pytest.skip(f"the figures are those of triton {want['triton']}, this is {triton.__version__}")
+    got = measured_copies[copy_key(want)]
+    for figure in ("instructions", "registers", "spilled", "shared_stores", "shared_loads"):
+        assert int(got[figure]) <= int(want[figure]), figure
+    for figure in ("wide_loads", "wide_stores", "load_lanes", "store_lanes"):
+        assert got[figure] == want[figure], figure
+
+
+@pytest.mark.parametrize("row", COPIES, ids=lambda row: "-".join(copy_key(row)))
+def test_figures_of_a_copy_keep_their_promises(row: Row, measured_copies: dict[tuple[str, str], Row]) -> None:
+    """With any release of triton: nothing spilled, wide rows by 128 bits, transposes through shared memory by lines."""
+    got = {name: int(value) for name, value in measured_copies[copy_key(row)].items() if value.isdigit()}
+    assert got["spilled"] == 0
+    if "+" in row["case"]:
+        return
+    path, width, source, out = row["case"].split()
+    lanes = 32 if row["architecture"].startswith("sm_") else 64
+    if path == "transpose":
+        assert got["shared_stores"] > 0
+        assert got["shared_loads"] > 0
+        assert (got["load_lanes"], got["store_lanes"]) == (lanes, 32)
+    elif width == "narrow":
+        assert (got["load_lanes"], got["store_lanes"]) == (lanes, lanes)
+    elif lanes == 32:
+        # Bytes of a lane in an iteration, where 8 elements or more make 16 bytes; 8-bit ones are accessed by 64 bits.
+        elements = {"run": 2048, "gather": 2048}[path] // 128 * (1 if source == out else 2)
+        for figure, dtype in (("wide_loads", source), ("wide_stores", out)):
+            itemsize = int(dtype.lstrip("abcdefghijklmnopqrstuv").partition("_")[0]) // 8
+            assert got[figure] == (elements * itemsize // 16 if itemsize > 1 else 0), figure
+    else:
+        assert got["wide_loads"] > 0 or source.startswith("float8")
+        assert got["wide_stores"] > 0 or out.startswith("float8")
 
 
 def test_the_hot_path_is_the_cycle_through_the_wide_stores() -> None:

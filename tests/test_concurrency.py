@@ -68,7 +68,7 @@ def test_threads_that_realize_the_same_parameters_fill_each_once(monkeypatch):
     filled, run = [], Plan.run
 
     def counted(plan):
-        filled.extend(plan.fills)
+        filled.extend(plan.operations)
         run(plan)
 
     with Generator(6):
@@ -103,7 +103,7 @@ def test_clones_made_while_the_original_becomes_real_have_its_values():
 
 def test_lazy_tensor_cannot_become_real_while_a_parameter_is_made_of_it(monkeypatch):
     """Between seeing that it is lazy and taking its law, the other thread has to wait."""
-    source, threads, declared = declare(), [], _parameter.declared
+    source, threads, declared = declare(), [], _parameter.declared_cast
 
     def interrupted(*arguments):
         threads.append(threading.Thread(target=source.init_data))
@@ -111,7 +111,7 @@ def test_lazy_tensor_cannot_become_real_while_a_parameter_is_made_of_it(monkeypa
         threads[-1].join(0.2)
         return declared(*arguments)
 
-    monkeypatch.setattr(_parameter, "declared", interrupted)
+    monkeypatch.setattr(_parameter, "declared_cast", interrupted)
     parameter = Parameter(source, "copy")
     threads.pop().join()
     assert (source.has_init, parameter.has_init) == (False, True)

@@ -1,4 +1,4 @@
-"""What docs/guide.md prints is what its examples print; its links, and those of docs/migration.md, lead somewhere."""
+"""What the guides print is what their examples print; their links, and those of docs/migration.md, lead somewhere."""
 
 import re
 from pathlib import Path
@@ -11,18 +11,28 @@ from tritonparam import generator as module
 DOCS = Path(__file__).parents[1] / "docs"
 GUIDE = (DOCS / "guide.md").read_text(encoding="utf-8")
 MIGRATION = (DOCS / "migration.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", GUIDE, re.DOTALL)
+CHECKPOINTS = (DOCS / "checkpoints.md").read_text(encoding="utf-8")
+COPIES = (DOCS / "copies.md").read_text(encoding="utf-8")
+PAGES = {"guide": GUIDE, "checkpoints": CHECKPOINTS, "copies": COPIES}
+EXAMPLES = {
+    f"{page}-{number}": example
+    for page, text in PAGES.items()
+    for number, example in enumerate(re.findall(r"```python\n(.*?)```\n\n```\n(.*?)```", text, re.DOTALL))
+}
 
 
 def test_every_example_has_its_output():
-    assert len(EXAMPLES) == GUIDE.count("```python") > 8
+    for page, least in (("guide", 8), ("checkpoints", 4), ("copies", 0)):
+        found = [name for name in EXAMPLES if name.startswith(page)]
+        assert len(found) == PAGES[page].count("```python") > least
 
 
-@pytest.mark.parametrize(("code", "want"), EXAMPLES, ids=range(len(EXAMPLES)))
-def test_an_example_prints_what_stands_below_it(code, want, capsys, monkeypatch):
+@pytest.mark.parametrize(("code", "want"), EXAMPLES.values(), ids=EXAMPLES)
+def test_an_example_prints_what_stands_below_it(code, want, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "_default", Generator(0))
     monkeypatch.setattr(module, "_seed", None)
-    exec(compile(code, "docs/guide.md", "exec"), {"__name__": "__main__"})
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out == want
 
 
@@ -31,7 +41,7 @@ def test_every_initializer_is_in_the_guide():
         assert f"`{name}" in GUIDE, name
 
 
-@pytest.mark.parametrize("text", [GUIDE, MIGRATION], ids=["guide", "migration"])
+@pytest.mark.parametrize("text", [*PAGES.values(), MIGRATION], ids=[*PAGES, "migration"])
 def test_links_lead_somewhere(text):
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (DOCS / target).exists(), target

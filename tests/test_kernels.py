@@ -19,7 +19,7 @@ from tritonparam._reference.rounding import RANDOM_DTYPES, round_bits
 
 pytest.importorskip("triton")
 
-from tritonparam._backends._triton import build_table
+from tritonparam._backends._fill_table import build_fill_table
 from tritonparam.kernels import fill as kernel
 
 pytestmark = pytest.mark.kernels
@@ -275,11 +275,11 @@ def test_boxes_and_runs_together(device: torch.device) -> None:
 def test_block_size_changes_no_bit(block: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     import triton.language as tl
 
-    from tritonparam._backends import _triton
+    from tritonparam._backends import _fill_table
 
     for name, value in (("BLOCK", block), ("TILE", 8 * block), ("CHUNK", 16 * block)):
         monkeypatch.setattr(kernel, f"_{name}", tl.constexpr(value))
-    monkeypatch.setattr(_triton, "CHUNK", 16 * block)
+    monkeypatch.setattr(_fill_table, "CHUNK", 16 * block)
     fills = [Fill(torch.empty(3 * 16 * 128 + 5, device=device, dtype=dtype), Normal(), KEY) for dtype in FLOATS[:3]]
     run(fills)
     for fill in fills:
@@ -289,10 +289,10 @@ def test_block_size_changes_no_bit(block: int, device: torch.device, monkeypatch
 def test_table_says_what_it_holds(device: torch.device) -> None:
     """Rows, programs, kinds and dtypes; empty tensors have no row."""
     shapes = [(CHUNK,), (CHUNK + 1,), (0,), (1,)]
-    table = build_table([Fill(torch.empty(shape, device=device), Normal(), KEY) for shape in shapes])
+    table = build_fill_table([Fill(torch.empty(shape, device=device), Normal(), KEY) for shape in shapes])
     assert (table.rows, table.programs, table.strided) == (3, 4, False)
     assert (table.kinds, table.dtypes) == (1 << kernel.KINDS["normal"], 1)
-    empty = build_table([Fill(torch.empty(0, device=device), Normal(), KEY)])
+    empty = build_fill_table([Fill(torch.empty(0, device=device), Normal(), KEY)])
     assert (empty.rows, empty.programs) == (0, 0)
 
 

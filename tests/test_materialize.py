@@ -120,12 +120,12 @@ def test_everything_is_as_a_constructor_would_have_left_it():
 def test_all_laws_are_one_plan(plans):
     module = deferred_model()
     materialize(module)
-    fills = [plan for plan in plans if len(plan.fills) > 1]
+    fills = [plan for plan in plans if len(plan.operations) > 1]
     assert len(fills) == 1
-    assert len(fills[0].fills) == sum(len(each.laws or ()) for each in declarations(deferred_model()))
+    assert len(fills[0].operations) == sum(len(each.laws or ()) for each in declarations(deferred_model()))
     plans.clear()
     real(lambda: {f"w{n}": torch.randn(3) for n in range(50)})
-    assert [len(plan.fills) for plan in plans] == [50]
+    assert [len(plan.operations) for plan in plans] == [50]
 
 
 def test_the_draw_that_is_a_tensor_has_the_key_of_its_name():
@@ -347,7 +347,7 @@ def test_views_of_one_storage_stay_views_of_one(plans):
     for dtype in (None, torch.float64):
         plans.clear()
         got = real(make, dtype=dtype)
-        assert len(plans[-1].fills) == 2
+        assert len(plans[-1].operations) == 2
         assert torch.equal(got.w, drawn(Normal(), "w", (6, 4), dtype=dtype or torch.float32))
         with torch.no_grad():
             got.twin[2, 0] = 50
@@ -358,7 +358,7 @@ def test_views_of_one_storage_stay_views_of_one(plans):
 
 def test_views_that_overlap_are_written_one_after_the_other(plans):
     got = real(lambda: (lambda w: {"top": w[:4], "bottom": w[2:]})(torch.randn(6, 3)))
-    assert [len(plan.fills) for plan in plans] == [1, 1]
+    assert [len(plan.operations) for plan in plans] == [1, 1]
     whole = drawn(Normal(), "top", (6, 3))
     assert torch.equal(got.top, whole[:4])
     assert torch.equal(got.bottom, whole[2:])

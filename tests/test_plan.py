@@ -194,8 +194,8 @@ def test_the_last_element_that_an_index_can_have_is_made() -> None:
     assert torch.equal(box[0], torch.from_numpy(want))
 
 
-def test_a_plan_takes_fills_only() -> None:
-    with pytest.raises(TypeError, match="fills must hold Fill objects, got Tensor"):
+def test_a_plan_takes_operations_only() -> None:
+    with pytest.raises(TypeError, match="operations must hold Fill and Copy objects, got Tensor"):
         Plan([torch.empty(3)])  # type: ignore[list-item]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from tritonparam import Generator, Parameter, Tensor, derive_key, set_seed
 from tritonparam import dtype as mstype
@@ -132,6 +133,9 @@ def test_assign_value_writes_in_place():
         (Tensor([[1, 2, 3]] * 2), TypeError),
         (Tensor(GRID.T), ValueError),
         (torch.zeros(()), ValueError),
+        (torch.from_numpy(GRID).to_sparse(), ValueError),
+        (torch.from_numpy(GRID).to("meta"), ValueError),
+        (FakeTensorMode().from_tensor(torch.from_numpy(GRID)), ValueError),
     ):
         with pytest.raises(error, match="value must be"):
             tensor.assign_value(value)

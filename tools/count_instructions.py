@@ -1,8 +1,9 @@
-"""Compile the fill kernel for GPUs that need not be here and count what the machine code does for one element.
+"""Compile the kernels for GPUs that need not be here and count what the machine code does for one element.
 
-    python tools/count_instructions.py            print the figures as CSV
-    python tools/count_instructions.py --write    put them into tests/data/instructions.csv, which the tests hold the
-    code to
+    python tools/count_instructions.py                 print the figures of the fill kernel as CSV
+    python tools/count_instructions.py copy            print those of the copy kernel
+    python tools/count_instructions.py [copy] --write  put them into tests/data/instructions.csv, or
+    copy_instructions.csv there, which the tests hold the code to
 
 The hot path is the cheapest cycle of the control flow graph through the 128-bit stores: one iteration of the loop
 over tiles.
@@ -18,18 +19,19 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tritonparam.kernels import fill, store
+from tritonparam.kernels import cast, copy, fill, store
 
-FIGURES = Path(__file__).parents[1] / "tests" / "data" / "instructions.csv"
+DATA = Path(__file__).parents[1] / "tests" / "data"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 CASES = (
     ("constant", "16"),
@@ -47,6 +49,21 @@ CASES = (
     ("constant+normal", "16+bfloat16"),
     ("constant+uniform+normal+truncated_normal", "32+float32"),
     ("constant+normal strided", "16+bfloat16"),
+)
+# Path, "wide" or "narrow", dtypes of the source and of out; several codes joined by "+". Integers of one width are
+# moved as bits, for any dtype of that width; wide moves of int32 are those of 16 bytes.
+COPY_CASES = (
+    *("run wide int32 int32", "run narrow int8 int8", "run narrow int16 int16"),
+    *("run wide float32 bfloat16", "run wide bfloat16 float32", "run wide float32 float16", "run wide int64 int32"),
+    *("run wide float32 float8_e4m3fn", "run wide float8_e4m3fn bfloat16", "run wide float64 uint64"),
+    *("run narrow float32 bfloat16", "run narrow bfloat16 float32"),
+    *("gather wide int32 int32", "gather narrow int16 int16", "gather narrow int64 int64"),
+    *("gather wide float32 bfloat16", "gather wide bfloat16 float32", "gather narrow float32 bfloat16"),
+    *("transpose narrow int8 int8", "transpose narrow int16 int16", "transpose narrow int32 int32"),
+    *("transpose narrow int64 int64", "transpose narrow float32 bfloat16", "transpose narrow bfloat16 float32"),
+    # A checkpoint: parameters in 16 bytes, odd ones, shards by columns, and casts of some.
+    "run wide int32 int32+run narrow int16 int16+gather wide int32 int32",
+    "run wide float32 bfloat16+run narrow float32 bfloat16+run wide int32 int32+transpose narrow int16 int16",
 )
 LANES = 32 * fill.NUM_WARPS
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -79,6 +96,56 @@ class Figures:
     spilled: int
 
 
+@dataclass(frozen=True)
+class CopyFigures:
+    """What one compiled copy kernel does.
+
+    Attributes:
+        triton: The release that compiled it, with its own ptxas.
+        architecture, case: Of the kernel.
+        instructions: Of one thread in one iteration of a wide run, on the hot path; 0 where not counted.
+        wide_loads, wide_stores: 128-bit accesses to global memory in the whole code.
+        shared_stores, shared_loads: Accesses to shared memory.
+        load_lanes, store_lanes: Neighbouring lanes along the contiguous dimension of the last tile loaded and stored.
+        registers: Of one thread.
+        spilled: Bytes of stack and local memory of one thread.
+    """
+
+    triton: str
+    architecture: str
+    case: str
+    instructions: int
+    wide_loads: int
+    wide_stores: int
+    shared_stores: int
+    shared_loads: int
+    load_lanes: int
+    store_lanes: int
+    registers: int
+    spilled: int
+
+
+def compile_kernel(
+    kernel: triton.JITFunction, constants: dict[str, object], warps: int, architecture: str
+) -> triton.compiler.CompiledKernel:
+    """A kernel that takes a table, its number of rows and these constants, as its launcher has it compiled."""
+    signature = {"table": "*i64", "rows": "i32"} | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(kernel, signature, constants, attrs={(0,): [["tt.divisibility", 16]]})
+    options = {"num_warps": warps, "enable_fp_fusion": False}
+    if architecture.startswith("sm_"):
+        return triton.compile(source, target=GPUTarget("cuda", int(architecture[3:]), 32), options=options)
+    return triton.compile(source, target=GPUTarget("hip", architecture, 64), options=options)
+
+
+def compile_copy(architecture: str, case: str) -> triton.compiler.CompiledKernel:
+    """The copy kernel for rows of the codes that `case` has, joined by "+"."""
+    codes = []
+    for each in case.split("+"):
+        path, width, source, out = each.split()
+        codes.append(copy.code_of(path, width == "wide", cast.DTYPES[source], cast.DTYPES[out]))
+    return compile_kernel(copy._copy_kernel, {"CODES": tuple(codes)}, copy.NUM_WARPS, architecture)
+
+
 def compile_fill(architecture: str, kind: str, dtype: str) -> triton.compiler.CompiledKernel:
     """The fill kernel for rows of these kinds and dtypes, joined by "+"; strided ones too if `kind` says so."""
     kinds, _, strided = kind.partition(" ")
@@ -87,12 +154,7 @@ def compile_fill(architecture: str, kind: str, dtype: str) -> triton.compiler.Co
         "DTYPES": sum(1 << store.DTYPES[each] for each in dtype.split("+")),
         "STRIDED": bool(strided),
     }
-    signature = {"table": "*i64", "rows": "i32"} | dict.fromkeys(constants, "constexpr")
-    source = ASTSource(fill._fill_kernel, signature, constants, attrs={(0,): [["tt.divisibility", 16]]})
-    options = {"num_warps": fill.NUM_WARPS, "enable_fp_fusion": False}
-    if architecture.startswith("sm_"):
-        return triton.compile(source, target=GPUTarget("cuda", int(architecture[3:]), 32), options=options)
-    return triton.compile(source, target=GPUTarget("hip", architecture, 64), options=options)
+    return compile_kernel(fill._fill_kernel, constants, fill.NUM_WARPS, architecture)
 
 
 @dataclass
@@ -180,51 +242,92 @@ def measure(case: tuple[str, str, str]) -> Figures:
     path = hot_path(sass) if "+" not in kind else []
     elements = fill.TILE / LANES
     fma = sum({"FFMA": 1, "FFMA2": 2}.get(mnemonic(each), 0) for each in path)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        command = [_TOOLS / "cuobjdump", "--dump-resource-usage", file.name]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    resources = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
+    registers, spilled = resources(kernel)
     return Figures(
         triton.__version__,
         *case,
         instructions=round(len(path) / elements, 2),
         fma=round(fma / elements, 2),
         wide_stores=sum("STG.E.128" in each for each in path or sass.splitlines()),
-        registers=resources["REG"],
-        spilled=resources["STACK"] + resources["LOCAL"],
+        registers=registers,
+        spilled=spilled,
     )
+
+
+def resources(kernel: triton.compiler.CompiledKernel) -> tuple[int, int]:
+    """Registers, and spilled bytes, of one thread."""
+    if "amdgcn" in kernel.asm:
+        text = kernel.asm["amdgcn"]
+        numbers = [
+            int(re.findall(rf"\.{key}:\s+(\d+)", text)[0])
+            for key in ("vgpr_count", "private_segment_fixed_size", "vgpr_spill_count")
+        ]
+        return numbers[0], sum(numbers[1:])
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [_TOOLS / "cuobjdump", "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
+    return found["REG"], found["STACK"] + found["LOCAL"]
 
 
 def _measure_amd(kernel: triton.compiler.CompiledKernel, case: tuple[str, str, str]) -> Figures:
     """Of AMD code only what its text says without a control flow graph; the rest is 0."""
-    text = kernel.asm["amdgcn"]
-
-    def number(key: str) -> int:
-        return int(re.findall(rf"\.{key}:\s+(\d+)", text)[0])
-
-    wide = len(re.findall(r"^\s+\w+_store_dwordx4\b", text, re.MULTILINE))
-    spilled = number("private_segment_fixed_size") + number("vgpr_spill_count")
-    return Figures(
-        triton.__version__, *case, 0.0, 0.0, wide_stores=wide, registers=number("vgpr_count"), spilled=spilled
-    )
+    wide = len(re.findall(r"^\s+\w+_store_dwordx4\b", kernel.asm["amdgcn"], re.MULTILINE))
+    registers, spilled = resources(kernel)
+    return Figures(triton.__version__, *case, 0.0, 0.0, wide_stores=wide, registers=registers, spilled=spilled)
 
 
-def measure_all() -> Iterator[Figures]:
-    """The figures of all cases on all architectures."""
-    cases = [(architecture, *case) for architecture in ARCHITECTURES for case in CASES]
+# Wide loads and stores, stores to and loads from shared memory.
+_NVIDIA = ("LDG.E.128", "STG.E.128", "STS", "LDS")
+_AMD = ("global_load_dwordx4", "global_store_dwordx4", "ds_write", "ds_read")
+
+
+def measure_copy(case: tuple[str, str]) -> CopyFigures:
+    """The figures of one case of the copy kernel."""
+    kernel = compile_copy(*case)
+    is_nvidia = "cubin" in kernel.asm
+    code = disassemble(kernel.asm["cubin"]) if is_nvidia else kernel.asm["amdgcn"]
+    path = hot_path(code) if is_nvidia and case[1].startswith("run wide") and "+" not in case[1] else []
+    counts = [len(re.findall(rf"\b{name}", code)) for name in (_NVIDIA if is_nvidia else _AMD)]
+    registers, spilled = resources(kernel)
+    lanes = _lanes(kernel.asm["ttgir"])
+    return CopyFigures(triton.__version__, *case, len(path), *counts, *lanes, registers, spilled)
+
+
+def _lanes(ttgir: str) -> tuple[int, int]:
+    """How many lanes lie side by side along the contiguous dimension of the last tile that is loaded, and stored."""
+    layouts = dict(re.findall(r"^(#blocked\d*) = #ttg\.blocked<\{(.*?)\}>", ttgir, re.MULTILINE))
+    found = []
+    for access in ("load", "store"):
+        layout = layouts[re.findall(rf"tt\.{access} .*tensor<\S+, (#blocked\d*)>", ttgir)[-1]]
+        lanes = re.findall(r"\d+", re.findall(r"threadsPerWarp = \[(.*?)\]", layout)[0])
+        first = re.findall(r"order = \[(\d+)", layout)[0]
+        found.append(int(lanes[int(first)]))
+    return found[0], found[1]
+
+
+def measure_all(kernel: str) -> Iterator[Figures | CopyFigures]:
+    """The figures of all cases of a kernel on all architectures."""
+    measured: Callable[[Any], Figures | CopyFigures] = measure if kernel == "fill" else measure_copy
+    own = CASES if kernel == "fill" else tuple((case,) for case in COPY_CASES)
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(measure, cases)
+        yield from pool.map(measured, [(architecture, *case) for architecture in ARCHITECTURES for case in own])
 
 
 def main() -> None:
     """Print or write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"write {FIGURES.name} instead of printing")
-    rows = [asdict(each) for each in measure_all()] if (arguments := parser.parse_args()) else []
-    with FIGURES.open("w", newline="") if arguments.write else sys.stdout as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Figures)], lineterminator="\n")
+    parser.add_argument("kernel", nargs="?", choices=("fill", "copy"), default="fill")
+    parser.add_argument("--write", action="store_true", help=f"write a file in {DATA.name}/ instead of printing")
+    arguments = parser.parse_args()
+    name, kind = {"fill": ("instructions.csv", Figures), "copy": ("copy_instructions.csv", CopyFigures)}[
+        arguments.kernel
+    ]
+    rows = [asdict(each) for each in measure_all(arguments.kernel)]
+    with (DATA / name).open("w", newline="") if arguments.write else sys.stdout as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

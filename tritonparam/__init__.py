@@ -12,31 +12,40 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tritonparam import dtype, initializer
+from tritonparam._copy_slices import copy_slices
 from tritonparam._key import derive_key
 from tritonparam._law import Constant, Law, Normal, TruncatedNormal, Uniform
 from tritonparam._version import __version__
+from tritonparam._views import Box
 from tritonparam.generator import Generator, get_generator, get_seed, set_seed
 from tritonparam.parameter import Parameter, ParameterTuple
-from tritonparam.plan import Fill, Plan
+from tritonparam.plan import Copy, Fill, Plan
 from tritonparam.tensor import Tensor
 
 if TYPE_CHECKING:
+    from tritonparam.checkpoint.load import LoadReport, load
+    from tritonparam.checkpoint.save import SaveReport, save
     from tritonparam.deferred import deferred_init
     from tritonparam.materialize import declarations, materialize
 
 __all__ = [
+    "Box",
     "Constant",
+    "Copy",
     "Fill",
     "Generator",
     "Law",
+    "LoadReport",
     "Normal",
     "Parameter",
     "ParameterTuple",
     "Plan",
+    "SaveReport",
     "Tensor",
     "TruncatedNormal",
     "Uniform",
     "__version__",
+    "copy_slices",
     "declarations",
     "deferred_init",
     "derive_key",
@@ -44,11 +53,21 @@ __all__ = [
     "get_generator",
     "get_seed",
     "initializer",
+    "load",
     "materialize",
+    "save",
     "set_seed",
 ]
 
-_LAZY = {"declarations": "materialize", "deferred_init": "deferred", "materialize": "materialize"}
+_LAZY = {
+    "LoadReport": "checkpoint.load",
+    "SaveReport": "checkpoint.save",
+    "declarations": "materialize",
+    "deferred_init": "deferred",
+    "load": "checkpoint.load",
+    "materialize": "materialize",
+    "save": "checkpoint.save",
+}
 
 
 def __getattr__(name: str) -> Any:

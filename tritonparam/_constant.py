@@ -7,6 +7,7 @@ import sys
 from functools import lru_cache
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from tritonparam._law import FLOAT32_MAX, Constant
 
@@ -15,12 +16,17 @@ SIGNED_BY_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64
 
 @lru_cache(maxsize=4096)
 def _tensor(value: float | int | bool, text: str, dtype: torch.dtype) -> torch.Tensor:
-    # `text` tells the cache True from 1 and -0.0 from 0.0.
+    # `text` tells the cache True from 1 and -0.0 from 0.0. What it keeps must have a value in whatever mode it is made.
+    with _disable_current_modes():
+        return _made(value, dtype)
+
+
+def _made(value: float | int | bool, dtype: torch.dtype) -> torch.Tensor:
     if dtype.is_floating_point or dtype.is_complex:
         kind, largest = ("float64", sys.float_info.max) if dtype == torch.float64 else ("float32", FLOAT32_MAX)
         if largest < abs(value) < math.inf:
             raise ValueError(f"value must be a {kind} number for dtype {dtype}, got {value!r}")
-        wide = torch.tensor(value, dtype=torch.float64)
+        wide = torch.tensor(value, dtype=torch.float64, device="cpu")
         if dtype in (torch.float64, torch.complex64):
             return wide.to(dtype)
         if dtype == torch.float8_e4m3fn:  # torch before 2.12 makes NaN of what is too large
@@ -29,7 +35,7 @@ def _tensor(value: float | int | bool, text: str, dtype: torch.dtype) -> torch.T
     low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     if not low <= value <= high or value != int(value):
         raise ValueError(f"value must be a whole number in [{low}, {high}] for dtype {dtype}, got {value!r}")
-    return torch.tensor(int(value), dtype=dtype)
+    return torch.tensor(int(value), dtype=dtype, device="cpu")
 
 
 def constant_tensor(law: Constant, dtype: torch.dtype) -> torch.Tensor:

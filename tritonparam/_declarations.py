@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -41,6 +41,7 @@ class Declaration:
         aliases: Its further names, of tied parameters or buffers.
         kind: "parameter" or "buffer".
         persistent: Whether it is part of the state dict, by any of its names.
+        saved_names: Those names.
         dtype: The dtype it was made with.
         shape: Its shape.
         laws: Disjoint boxes that cover it, in order, with their laws; None where its values come from replaying what
@@ -60,6 +61,7 @@ class Declaration:
     view: View = field(repr=False)
     pieces: tuple[Piece, ...] = field(repr=False)
     identities: Mapping[Draw | Node, Identity] = field(repr=False)
+    saved_names: tuple[str, ...] = field(repr=False)
 
     def fills(self, out: torch.Tensor, seed: int) -> list[Fill]:
         """The operations that write the values into `out`, one for each of `laws`.
@@ -109,7 +111,7 @@ class _Found:
     view: View
     kind: str
     names: list[str] = field(default_factory=list)
-    persistent: bool = False
+    saved_names: list[str] = field(default_factory=list)
     tensors: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
@@ -135,10 +137,16 @@ def declarations(module: torch.nn.Module) -> list[Declaration]:
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {module!r} of type {type(module).__name__}")
+    found = declared(module)
+    check_written(found)
+    return found
+
+
+def declared(module: torch.nn.Module) -> list[Declaration]:
+    """`declarations`, with what was never written among them: its values have to come from elsewhere."""
     with recording_paused():
         found = _walk(module)
         pieces = [_pieces(each) for each in found]
-        _check_written(each for each, known in zip(found, pieces, strict=True) if known is None)
         identities = Identities()
         for each, known in zip(found, pieces, strict=True):
             identities.hold(each.names[0], each.view.shape, known or ())
@@ -156,7 +164,7 @@ def _declaration(found: _Found, pieces: list[Piece] | None, identities: Identiti
         name=found.names[0],
         aliases=tuple(found.names[1:]),
         kind=found.kind,
-        persistent=found.persistent,
+        persistent=bool(found.saved_names),
         dtype=found.view.dtype,
         shape=found.view.shape,
         laws=laws,
@@ -165,6 +173,7 @@ def _declaration(found: _Found, pieces: list[Piece] | None, identities: Identiti
         view=found.view,
         pieces=tuple(pieces or ()),
         identities=identities.keyed,
+        saved_names=tuple(found.saved_names),
     )
 
 
@@ -194,7 +203,8 @@ def _walk(module: torch.nn.Module) -> list[_Found]:
         key = id(tensor) if history is None else (history.key, view)
         each = found.setdefault(key, _Found(history, view, kind))
         each.names.append(name)
-        each.persistent = each.persistent or persistent
+        if persistent:
+            each.saved_names.append(name)
         each.tensors[id(tensor)] = tensor
     if lost:
         raise ValueError(
@@ -212,14 +222,19 @@ def _pieces(found: _Found) -> list[Piece] | None:
     return recognize(found.history.head, found.view)
 
 
-def _check_written(replayed: Iterator[_Found]) -> None:
+def check_written(declared: Iterable[Declaration]) -> None:
+    """Refuse tensors some of whose elements were never written.
+
+    Raises:
+        ValueError: There are some; it names them.
+    """
     unwritten = []
-    for each in replayed:
-        if each.history is None:
+    for each in declared:
+        if each.history is None or each.laws is not None:
             continue
         head = each.history.head
         if not is_written(head, each.view) or (head is not None and _reads_unwritten(head)):
-            unwritten.append(each.names[0])
+            unwritten.append(each.name)
     _raise_unwritten(unwritten)
 
 

@@ -11,6 +11,7 @@ import torch
 from tritonparam._constant import constant_tensor
 from tritonparam._law import LAWS, Constant, Law, TruncatedNormal
 from tritonparam._lower import lower_truncated_normal
+from tritonparam._memory import check_memory, check_writable
 from tritonparam._views import contiguous_start
 
 RANDOM_DTYPES = frozenset(
@@ -55,12 +56,9 @@ class Fill:
         shape: Sequence[int] | None = None,
         offsets: Sequence[int] | None = None,
     ) -> None:
-        if not isinstance(out, torch.Tensor):
-            raise TypeError(f"out must be a torch.Tensor, got {type(out).__name__}")
+        check_memory("out", out)
         if not isinstance(law, _LAW_TYPES):
             raise TypeError(f"law must be one of {sorted(LAWS)}, got {law!r}")
-        if out.is_meta or out.layout is not torch.strided or out.is_quantized:
-            raise ValueError(f"out must be a strided tensor with storage, got {out.layout} on {out.device}")
         if type(law) is Constant:
             if out.dtype == torch.complex128:
                 raise TypeError("out must not be complex128")
@@ -74,8 +72,8 @@ class Fill:
         if type(key) is not int or not 0 <= key < 2**64:
             raise ValueError(f"key must be an int in [0, 2**64), got {key!r}")
         is_contiguous = out.is_contiguous()
-        if not is_contiguous and _overlaps_itself(out):
-            raise ValueError(f"out must not overlap itself, got shape {tuple(out.shape)} with strides {out.stride()}")
+        if not is_contiguous:
+            check_writable("out", out)
         self.out, self.law, self.key = out, law, key
         sizes = tuple(out.shape)
         self.run_start: int | None
@@ -109,15 +107,3 @@ def _check_box(shape: tuple[int, ...], offsets: tuple[int, ...], sizes: tuple[in
         raise ValueError(f"shape must come to at most 2**63 elements, got {shape}")
     if any(o < 0 or o + s > n for n, o, s in zip(shape, offsets, sizes, strict=True)):
         raise ValueError(f"the box must lie in the tensor, got offsets {offsets} and sizes {sizes} in shape {shape}")
-
-
-def _overlaps_itself(out: torch.Tensor) -> bool:
-    """Whether two elements may share memory: in order of stride, each dimension must step over all that lies within."""
-    extent = 1
-    for stride, size in sorted(
-        (stride, size) for size, stride in zip(out.shape, out.stride(), strict=True) if size > 1
-    ):
-        if stride < extent:
-            return True
-        extent = stride * (size - 1) + extent
-    return False

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from tritonparam._flags import TABLE, Flag, Group, checked_bool, checked_name
+from tritonparam._attributes import Attributes
+from tritonparam._boxes import box_in, box_of_box
+from tritonparam._clones import clones
+from tritonparam._flags import checked_bool, checked_name
 from tritonparam._layout import box_of
-from tritonparam._set_data import cloned_data, copy_of, copy_of_input, declared, device_of, drawn, incoming, overlap
+from tritonparam._set_data import copy_of_input, declared, declared_cast, device_of, incoming, incoming_box
+from tritonparam._storage import empty
 from tritonparam._views import Box
-from tritonparam.dtype import DType
+from tritonparam._writes import Writes
+from tritonparam.dtype import DType, DTypeLike
 from tritonparam.generator import get_generator
-from tritonparam.tensor import _REALIZING, Device, Tensor, TorchTensor, realize
+from tritonparam.tensor import _REALIZING, Device, Tensor, TorchTensor, _place, realize
 
 _CLONED = ("layerwise_parallel", "parallel_optimizer", "comm_fusion", "cache_enable", "is_param_ps", "init_in_server")
 
 
-class Parameter(Tensor):
+class Parameter(Attributes):
     """A named tensor, lazy if it is made from an initializer: then it holds no data until its values are asked for.
 
     What it will hold is settled when it is made. Its random numbers depend on the seed of the generator in use then, on
@@ -67,11 +71,6 @@ class Parameter(Tensor):
         (True, True)
     """
 
-    layerwise_parallel = Flag()
-    parallel_optimizer = Flag()
-    cache_enable = Flag()
-    comm_fusion = Group()
-
     def __init__(
         self,
         default_input: Any,
@@ -96,75 +95,26 @@ class Parameter(Tensor):
     def _start(self, source: Tensor | TorchTensor) -> None:
         """Hold `source`, a lazy tensor or storage that nobody else has, and be new in all that is not copied."""
         self.unique = self.sliced = self.is_init = False
+        self._place = None
         self._was_lazy = isinstance(source, Tensor)
         if isinstance(source, Tensor):
             self._hold(source._torch, source._law, source._key)
         else:
             self._hold(source, None, 0)
 
-    def _own(self, source: Tensor | TorchTensor, dtype: DType, device: Device = None) -> Tensor | TorchTensor:
+    def _own(self, source: Tensor, dtype: DType) -> Tensor:
         """`source` as this parameter has it: a Parameter's values are its own, other lazy tensors' are drawn anew."""
-        if not isinstance(source, Tensor):
-            return source
-        if not isinstance(source, Parameter):
-            return declared(source, dtype, get_generator().key(self._name))
-        # What another dtype has rounded stays so.
-        return declared(source, dtype, source._key) if source.dtype is dtype else drawn(source, device)
+        if isinstance(source, Parameter):
+            return declared_cast(source, dtype)
+        return declared(source, dtype, get_generator().key(self._name))
 
-    def _dressed(self, storage: TorchTensor) -> TorchTensor:
-        if not storage.is_floating_point():
-            return storage
-        with torch.inference_mode(False):
-            return torch.nn.Parameter(storage, requires_grad=self.requires_grad)
-
-    @property
-    def name(self) -> str:
-        """The name; setting it follows the rules of the constructor and changes no value."""
-        return self._name
-
-    @name.setter
-    def name(self, name: str | None) -> None:
-        self._name = checked_name(name)
-
-    @property
-    def requires_grad(self) -> bool:
-        """Whether gradients are wanted; the same as that of `.torch` where that is a `torch.nn.Parameter`."""
-        return self._torch.requires_grad if isinstance(self._torch, torch.nn.Parameter) else self._requires_grad
-
-    @requires_grad.setter
-    def requires_grad(self, requires_grad: bool) -> None:
-        self._requires_grad = checked_bool("requires_grad", requires_grad)
-        if isinstance(self._torch, torch.nn.Parameter):
-            self._torch.requires_grad_(requires_grad)
-
-    @property
-    def cache_shape(self) -> list[Any]:
-        """The shape of the cache of an embedding table; set as a tuple or list, kept as a list."""
-        return self._cache_shape
-
-    @cache_shape.setter
-    def cache_shape(self, cache_shape: list[Any] | tuple[Any, ...]) -> None:
-        given: object = cache_shape
-        if not isinstance(given, (list, tuple)):
-            raise TypeError(f"cache_shape must be a list or tuple, got {given!r} of type {type(given).__name__}")
-        self._cache_shape = list(given)
-
-    @property
-    def data(self) -> Parameter:
-        """The parameter itself, as in MindSpore 1.3."""
-        return self
-
-    @property
-    def inited_param(self) -> Parameter | None:
-        """The parameter that holds the values of one that was lazy, which is itself; None before, and if made of data.
-
-        Examples:
-            >>> from tritonparam.initializer import initializer
-            >>> w = Parameter(initializer("ones", [2]))
-            >>> w.inited_param is None, w.init_data().inited_param is w
-            (True, True)
-        """
-        return self if self._was_lazy and not self.has_init else None
+    def _like(self, name: str) -> Parameter:
+        """A parameter of this one's flags that has nothing yet; `_start` comes next."""
+        other = Parameter.__new__(Parameter)
+        other._name, other._requires_grad, other.cache_shape = name, self.requires_grad, self.cache_shape
+        for flag in _CLONED:
+            setattr(other, flag, getattr(self, flag))
+        return other
 
     @property
     def init_mode(self) -> Tensor | None:
@@ -226,25 +176,31 @@ class Parameter(Tensor):
             if layout is None and rank is not None:
                 raise ValueError(f"rank goes with layout; without one it must be None, got {rank!r}")
             box = Box.whole(self.shape) if layout is None else box_of(layout, self.shape, rank)
+            whole = self.shape
             realize([self], device, backend, {self: box})
+            self._place = None if layout is None else (box, whole)
             self.sliced = set_sliced
         return self
 
-    def set_data(self, data: Any, slice_shape: bool = False) -> Parameter:
+    def set_data(self, data: Any, slice_shape: bool = False, *, box: Any = None) -> Parameter:
         """Copy the values of `data`, cast to this parameter's dtype, into it; a call that raises changes nothing.
 
         `.torch` stays the same object. Where the shape stays, a real parameter's values are overwritten where they are,
         so views of it, its gradient and an optimizer's state remain; where it changes, the gradient is dropped, and
-        an optimizer's state no longer fits. A real parameter stays on its device.
+        an optimizer's state no longer fits. A real parameter stays on its device. Data may be views of its own memory.
 
         A lazy parameter becomes real by data, on their device, and stays lazy by a lazy tensor. (MindSpore 1.3 refuses
         the first; 2.10 checks neither shape nor dtype; both share memory with a Tensor of the same dtype.)
 
         Args:
             data: A Tensor, a torch tensor, a NumPy array, an int or a float (shape ()); an Initializer for this
-                parameter's shape; or a lazy tensor, whose initializer is drawn from as at construction, by this
-                parameter's name. A lazy Parameter gives its own values.
+                parameter's shape (of one that is a slice: for `global_shape`); or a lazy tensor, whose initializer is
+                drawn from as at construction, by this parameter's name. A lazy Parameter gives its own values.
             slice_shape: Whether the shape may change; `sliced` becomes this.
+            box: Overwrite this box only: a Box of this parameter, or what has `offsets` and `sizes`. A lazy
+                parameter becomes real by its own values first. Data have the shape of the box, but a number goes
+                everywhere in it, and an Initializer gives what it would give there to the whole parameter. `sliced`
+                stays as it is.
 
         Returns:
             This parameter.
@@ -253,48 +209,105 @@ class Parameter(Tensor):
             TypeError: data is of another type, or of a dtype that this one's does not take. From low to high: Bool,
                 Int8, UInt8, Int16, UInt16, Int32, UInt32, Int64, UInt64, the 8-bit floats, Float16 and BFloat16,
                 Float32, Float64. Lower ones are taken, and of Python's numbers an int by all, a float by floats.
-            ValueError: data has another shape and slice_shape is False, or is a number that does not fit.
+            ValueError: data has another shape and slice_shape is False, or is a number that does not fit; or box does
+                not lie in this parameter, or comes with slice_shape.
             RuntimeError: The shape changes, or this is lazy, while autograd holds on to `.torch`.
 
         Examples:
             >>> w = Parameter([1.0, 2.0])
             >>> w.set_data(Tensor([3, 4])).asnumpy()
             array([3., 4.], dtype=float32)
+            >>> w.set_data(7, box=Box((1,), (1,))).asnumpy()
+            array([3., 7.], dtype=float32)
         """
         checked_bool("slice_shape", slice_shape)
         with _REALIZING, torch.inference_mode(False), torch.no_grad():
-            device = device_of(self._torch)
-            source = self._own(incoming("data", data, self, slice_shape), self.dtype, device)
-            if isinstance(source, Tensor) and self.has_init:
-                if source.shape != self.shape:
-                    self._become(source._torch)
-                self._law, self._key = source._law, source._key
+            if box is None:
+                self._set_whole(data, slice_shape)
+                self.sliced = slice_shape
+            elif slice_shape:
+                raise ValueError("slice_shape must be False where box is given: a box has the shape that it has")
             else:
-                storage = drawn(source, device) if isinstance(source, Tensor) else source
-                if device is not None and storage.shape == self._torch.shape:
-                    self._torch.copy_(storage.clone() if overlap(storage, self._torch) else storage)
-                else:
-                    self._become(copy_of(storage, device, self.dtype))
-            self.sliced = slice_shape
+                self._set_box(data, box_in("box", box, self.shape))
         return self
 
-    def _cloned(self, source: Tensor | TorchTensor, name: str) -> Parameter:
-        """A parameter of this one's flags, with what `source` gives it: lazy where that is."""
-        other = Parameter.__new__(Parameter)
-        other._name, other._requires_grad, other.cache_shape = name, self.requires_grad, self.cache_shape
-        for flag in _CLONED:
-            setattr(other, flag, getattr(self, flag))
-        device = device_of(self._torch)
-        own = other._own(source, self.dtype, device)
-        other._start(own if isinstance(own, Tensor) else copy_of(own, device, self.dtype))
+    def _set_whole(self, data: Any, any_shape: bool) -> None:
+        values, device = incoming("data", data, self, any_shape), device_of(self._torch)
+        if isinstance(values.source, Tensor):
+            values = values.of(self._own(values.source, self.dtype))
+        if device is None and isinstance(values.source, Tensor):
+            if values.shape != self.shape:
+                self._become(values.source._torch)
+            self._law, self._key = values.source._law, values.source._key
+            return
+        writes, stays = Writes(), device is not None and values.shape == self.shape
+        out = self._torch if stays else empty(values.shape, self.dtype, device or values.device)
+        values.put(writes, out, fresh=not stays)
+        writes.run()
+        if not stays:
+            self._become(out)
+            self._place = None
+
+    def _set_box(self, data: Any, box: Box) -> None:
+        values = incoming_box("data", data, self, box)
+        if self.has_init:
+            draft = declared(self, self.dtype, self._key)  # so that nothing has changed if a write should fail
+            realize([draft])
+            storage = draft._torch
+        else:
+            storage = self._torch
+        if isinstance(values.source, Tensor):
+            values = values.of(self._own(values.source, self.dtype))
+        writes = Writes()
+        values.put(writes, box.of(storage.detach()), fresh=False)
+        writes.run()
+        if self.has_init:
+            self._become(storage)
+
+    def slice(self, box: Any, *, device: Device = None, backend: str | None = None) -> Parameter:
+        """A new, real parameter of the values in a box of this one, with data of its own.
+
+        It has this one's name and what `clone` takes along; `sliced` is True, and `box` and `global_shape` say where
+        it lies, in the whole of which this one is a slice if it is one. Of a lazy parameter only the box is drawn, and
+        it stays lazy: it may be larger than any memory.
+
+        Args:
+            box: A Box of this parameter, or what has `offsets` and `sizes`.
+            device: A CPU or CUDA device; None for that of this parameter, or torch's default device if this is lazy.
+            backend: What writes the values, as for `Plan`; None for the device's own.
+
+        Raises:
+            TypeError: box is no box.
+            ValueError: It does not lie in this parameter, or there is no such device or backend.
+
+        Examples:
+            >>> from tritonparam.initializer import initializer
+            >>> table = Parameter(initializer("normal", [2_500_000, 1_000_000]), name="table")
+            >>> rows = table.slice(Box((1_000_000, 0), (2, 3)))
+            >>> rows.shape, rows.sliced, rows.box.offsets, table.has_init
+            ((2, 3), True, (1000000, 0), True)
+        """
+        with _REALIZING, torch.inference_mode(False), torch.no_grad():
+            part = box_in("box", box, self.shape)
+            here = device_of(self._torch)
+            out = empty(part.sizes, self.dtype, here if here and device is None else _place(device))
+            writes = Writes()
+            if self._law is None:
+                writes.copy(out, part.of(self._torch.detach()).resolve_neg())
+            else:
+                writes.law(out, self._law, self._key, self.shape, part.offsets)
+            writes.run(backend)
+            other = self._like(self.name)
+            other._start(out)
+            other.sliced, other._place = True, (box_of_box(self.box, part), self.global_shape)
         return other
 
-    def clone(self, init: Any = "same") -> Parameter:
-        """A new parameter of the same name, shape and dtype, with data of its own, on the same device.
+    def clone(self, init: Any = "same", dtype: DTypeLike | None = None) -> Parameter:
+        """A new parameter of the same name and shape, with data of its own, on the same device.
 
         It has this one's requires_grad, layerwise_parallel, parallel_optimizer, comm_fusion, cache_enable, cache_shape,
-        is_param_ps and init_in_server; `unique`, `sliced`, `is_init`, `inited_param`, attributes that the user added,
-        the gradient and the hooks are not taken along.
+        is_param_ps and init_in_server, and lies where this one does in a larger whole; `unique`, `sliced`, `is_init`,
+        `inited_param`, attributes that the user added, the gradient and the hooks are not taken along.
 
         It is lazy if this one is and `init` is no data. With "same" it then has the values that this one has
         or will have. (In MindSpore only one of the two can be made real.)
@@ -302,18 +315,23 @@ class Parameter(Tensor):
         Args:
             init: "same"; or what `initializer` takes: the name of an initializer, a number, an Initializer, or a Tensor
                 of this shape, of a dtype that `set_data` takes. Random numbers are those of a further parameter of
-                this name.
+                this name; of one that is a slice, they are those of its box of the whole.
+            dtype: Of the clone; None for that of this parameter. Any float, or a dtype that this one's goes into, as
+                for `set_data`. With "same", the values are cast as by torch's `to`.
 
         Raises:
-            TypeError: init is of another type, or a Tensor of a dtype that this one's does not take.
+            TypeError: init is of another type, or a Tensor of a dtype that the clone's does not take, or dtype is none,
+                or such that floats would become integers, or integers narrower ones.
             ValueError: init is no name of an initializer, or does not go with the shape.
 
         Examples:
             >>> w = Parameter([1.0, 2.0], name="w")
             >>> print(w.clone("zeros"), w.clone("zeros").asnumpy())
             Parameter (name=w, shape=(2,), dtype=Float32, requires_grad=True) [0. 0.]
+            >>> w.clone(dtype="bfloat16")
+            Parameter (name=w, shape=(2,), dtype=BFloat16, requires_grad=True)
         """
-        return clones([(self, self.name)], init)[0]
+        return clones([(self, self.name)], init, dtype)[0]
 
     def copy(self) -> Parameter:
         """`clone()`, as in MindSpore 2.
@@ -323,48 +341,3 @@ class Parameter(Tensor):
             Parameter (name=w, shape=(1,), dtype=Float32, requires_grad=True)
         """
         return self.clone()
-
-    def set_param_ps(self, init_in_server: bool = False) -> None:
-        """Say that a parameter server is to hold and update this parameter. There is no way back but the attributes.
-
-        Args:
-            init_in_server: The server also makes the first values; for embedding tables only.
-
-        Raises:
-            TypeError: init_in_server is no bool.
-            RuntimeError: It is True, and the name does not end in "embedding_table".
-
-        Examples:
-            >>> table = Parameter([1.0], name="net.embedding_table")
-            >>> table.set_param_ps(init_in_server=True)
-            >>> table.is_param_ps, table.init_in_server
-            (True, True)
-        """
-        if checked_bool("init_in_server", init_in_server) and not self.name.endswith(TABLE):
-            raise RuntimeError(f"init_in_server must be False unless the name ends in {TABLE!r}, got {self.name!r}")
-        self.is_param_ps, self.init_in_server = True, init_in_server
-
-    def __repr__(self) -> str:
-        return (
-            f"Parameter (name={self.name}, shape={self.shape}, dtype={self.dtype}, requires_grad={self.requires_grad})"
-        )
-
-    __str__ = __repr__
-
-
-def clones(members: Iterable[tuple[Parameter, str]], init: Any) -> list[Parameter]:
-    """A clone of each parameter under the name beside it; those of real ones become real in one plan a device.
-
-    Raises:
-        TypeError, ValueError: init goes with none or not with all of them; then no key has been taken.
-    """
-    with _REALIZING, torch.inference_mode(False), torch.no_grad():
-        work = [(each, name, cloned_data(init, each)) for each, name in members]
-        made = [each._cloned(source, name) for each, name, source in work]
-        places = [device_of(each._torch) for each, _, _ in work]
-        for device in {*places} - {None}:
-            group = [other for other, place in zip(made, places, strict=True) if place == device]
-            realize(group, device)
-            for other in group:
-                other._was_lazy = False
-    return made

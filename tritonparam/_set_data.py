@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tritonparam import dtype as mstype
-from tritonparam._constant import constant_tensor
+from tritonparam._boxes import box_of_box
 from tritonparam._initializers import Initializer
 from tritonparam._law import Constant
-from tritonparam._storage import copy_of_array, copy_of_data, declare, fit
+from tritonparam._memory import check_memory
+from tritonparam._patterns import Content
+from tritonparam._storage import copy_of_data, declare, empty, fit
+from tritonparam._views import Box
+from tritonparam._writes import Writes, cast_content
 from tritonparam.dtype import DType, as_dtype, float32, int32
 from tritonparam.generator import Generator
 from tritonparam.initializer import initializer
-from tritonparam.tensor import Device, Tensor, TorchTensor, realize
+from tritonparam.tensor import Tensor, TorchTensor
+
+if TYPE_CHECKING:
+    from tritonparam._parameter import Parameter
 
 # MindSpore's ladder, with the dtypes that it leaves out put between their neighbours in width. A dtype takes what
 # stands on lower steps, even where that costs precision (Int64 into Float16). Of two on one step neither has all the
@@ -48,15 +57,24 @@ def takes(own: DType, incoming: DType) -> bool:
     return own is incoming or _STEP[incoming] < _STEP[own]
 
 
-def _number(argument: str, value: float, dtype: DType) -> TorchTensor:
+def casts(own: DType, wanted: DType) -> bool:
+    """Whether a clone may have dtype `wanted` of a parameter of dtype `own`: any float, or what takes its values.
+
+    Examples:
+        >>> casts(mstype.float32, mstype.bfloat16), casts(mstype.int8, mstype.int32), casts(mstype.float16, mstype.int8)
+        (True, True, False)
+    """
+    return wanted.is_floating_point or takes(wanted, own)
+
+
+def _number(argument: str, value: float, dtype: DType) -> Constant:
     if isinstance(value, float) and not dtype.is_floating_point:
         raise TypeError(
             f"{argument} must be an int for a parameter of dtype {dtype}, got the float {value!r}; "
             "set_dtype changes the dtype"
         )
     try:
-        constant = fit(Constant(value), dtype)
-        return constant_tensor(constant, dtype.torch)  # type: ignore[arg-type]
+        return fit(Constant(value), dtype)
     except ValueError as error:
         raise ValueError(f"{argument} must fit into {dtype}, got {value!r}: {error}") from None
 
@@ -82,28 +100,77 @@ def copy_of_input(default_input: Any) -> TorchTensor:
     return copy_of_data("default_input", default_input, dtype)
 
 
-def _by_law(init: Any, owner: Tensor) -> Tensor:
-    """`init` as `initializer` makes it for `owner`; no key is taken from the generator in use for it."""
+@dataclass(frozen=True)
+class Values:
+    """Values that a parameter is to have: those of `source`, or of a box of it.
+
+    Attributes:
+        source: A lazy tensor; a torch tensor or an array, which may be someone's; or a constant for any shape.
+        box: Of a lazy tensor, what is wanted of it; None for the whole.
+    """
+
+    source: Tensor | TorchTensor | npt.NDArray[Any] | Constant
+    box: Box | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that they have."""
+        if isinstance(self.source, Constant):
+            return ()
+        return tuple(self.source.shape) if self.box is None else self.box.sizes
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.source.device if isinstance(self.source, torch.Tensor) else torch.device("cpu")
+
+    def of(self, source: Tensor) -> Values:
+        """The same of another lazy tensor."""
+        return Values(source, self.box)
+
+    def put(self, writes: Writes, out: TorchTensor, fresh: bool = True) -> None:
+        """Add the operations that write them into `out`, of their shape."""
+        if isinstance(self.source, Constant):
+            writes.law(out, self.source, 0, tuple(out.shape), (0,) * out.ndim, fresh)
+        elif not isinstance(self.source, Tensor):
+            writes.copy(out, self.source, fresh)
+        elif self.source._law is not None:
+            shape = self.source.shape
+            offsets = (0,) * len(shape) if self.box is None else self.box.offsets
+            writes.law(out, self.source._law, self.source._key, shape, offsets, fresh)
+
+
+def _by_law(init: Any, owner: Parameter, dtype: DType) -> Values:
+    """`init`, which is no Tensor, as `initializer` makes it for `owner`; no key is taken from the generator for it.
+
+    A parameter that is a box of a whole gets that box of what the whole would have.
+    """
+    whole = owner.global_shape
     # A tensor of no elements is the same whatever it is drawn from, and no initializer makes one.
-    is_empty = not owner.size and not isinstance(init, Tensor)
+    is_empty = 0 in whole
     with Generator():
-        source = initializer(init, (1,) * owner.ndim if is_empty else owner.shape, owner.dtype)
-    return owner if is_empty else source
+        source = initializer(init, (1,) * len(whole) if is_empty else whole, dtype)
+    if is_empty:
+        return Values(empty(owner.shape, dtype, device_of(owner._torch) or "cpu"))
+    return Values(source, None if owner.shape == whole else owner.box)
 
 
 def declared(source: Tensor, dtype: DType, key: int) -> Tensor:
     """A lazy tensor with the shape and law of `source`."""
-    tensor = Tensor.__new__(Tensor)
+    return _lazy(source, source._law, dtype, key)
+
+
+def declared_cast(source: Tensor, dtype: DType) -> Tensor:
+    """A lazy tensor with the values of `source`, cast."""
     law = source._law
+    cast = None if law is None else cast_content(law, source.dtype, dtype, source.shape)
+    return _lazy(source, cast, dtype, source._key)
+
+
+def _lazy(source: Tensor, law: Content | None, dtype: DType, key: int) -> Tensor:
+    tensor = Tensor.__new__(Tensor)
     tensor._hold(declare(source.shape, dtype), None if law is None else fit(law, dtype), key)
     return tensor
-
-
-def drawn(source: Tensor, device: Device = None) -> TorchTensor:
-    """The values that a lazy tensor will have; it stays lazy."""
-    draft = declared(source, source.dtype, source._key)
-    realize([draft], device)
-    return draft.torch
 
 
 def device_of(storage: TorchTensor) -> torch.device | None:
@@ -111,32 +178,20 @@ def device_of(storage: TorchTensor) -> torch.device | None:
     return None if storage.is_meta else storage.device
 
 
-def copy_of(storage: TorchTensor, device: torch.device | None, dtype: DType) -> TorchTensor:
-    """A contiguous copy of `storage`, in `dtype`; on its own device if that is None."""
-    return storage.to(device or storage.device, dtype.torch, copy=True, memory_format=torch.contiguous_format)
-
-
-def overlap(one: TorchTensor, other: TorchTensor) -> bool:
-    """Whether the memory behind the two may be, in part, the same."""
-    if one.device != other.device:
-        return False
-    mine, its = one.untyped_storage(), other.untyped_storage()
-    return mine.data_ptr() < its.data_ptr() + its.nbytes() and its.data_ptr() < mine.data_ptr() + mine.nbytes()
-
-
-def _as_data(argument: str, data: Any, dtype: DType) -> Tensor | TorchTensor:
-    """`data` as a lazy tensor or as a torch tensor, which is not always a copy; numbers are of dtype `dtype`."""
+def _as_data(argument: str, data: Any, dtype: DType) -> Values:
+    """`data` as it is, or a number as a constant of `dtype`."""
     if isinstance(data, Tensor):
-        return data if data.has_init else data.torch
+        return Values(data if data.has_init else data.torch)
     if isinstance(data, torch.Tensor):
         _check_values(argument, data)
-        return data
+        return Values(check_memory(argument, data.resolve_neg()))
     if isinstance(data, np.ndarray):
-        return copy_of_array(data)
+        as_dtype(data.dtype)
+        return Values(data)
     if isinstance(data, np.generic):
         data = data.item()
     if isinstance(data, (bool, int, float)):
-        return _number(argument, data, dtype)
+        return Values(_number(argument, data, dtype))
     raise TypeError(
         f"{argument} must be a Tensor, an Initializer, an int, a float, a NumPy array or a torch tensor, "
         f"got {data!r} of type {type(data).__name__}"
@@ -149,37 +204,53 @@ def _check_values(argument: str, data: TorchTensor) -> None:
     as_dtype(data.dtype)
 
 
-def _taken(argument: str, source: Tensor | TorchTensor, owner: Tensor) -> Tensor | TorchTensor:
-    """`source`, if the dtype of `owner` takes it."""
-    dtype = as_dtype(source.dtype)
-    if not takes(owner.dtype, dtype):
+def _taken(argument: str, values: Values, own: DType) -> Values:
+    """`values`, if dtype `own` takes theirs."""
+    if isinstance(values.source, Constant):
+        return values
+    dtype = as_dtype(values.source.dtype)
+    if not takes(own, dtype):
         raise TypeError(
-            f"{argument} must be of dtype {owner.dtype} or of one that goes into it, got {dtype}; "
-            "set_dtype changes the dtype"
+            f"{argument} must be of dtype {own} or of one that goes into it, got {dtype}; set_dtype changes the dtype"
         )
-    return source
+    return values
 
 
-def incoming(argument: str, data: Any, owner: Tensor, any_shape: bool) -> Tensor | TorchTensor:
-    """What the parameter `owner` is set to by `data`: a lazy tensor, or storage that may be someone's.
+def incoming(argument: str, data: Any, owner: Parameter, any_shape: bool) -> Values:
+    """What the parameter `owner` is set to by `data`.
 
     Raises:
         TypeError: data is of a type or dtype that it does not take.
         ValueError: data has another shape, or does not fit.
     """
+    is_law = isinstance(data, Initializer)
+    values = _by_law(data, owner, owner.dtype) if is_law else _as_data(argument, data, owner.dtype)
+    if not any_shape and values.shape != owner.shape:
+        raise ValueError(f"{argument} must have shape {owner.shape} unless slice_shape is True, got {values.shape}")
+    return _taken(argument, values, owner.dtype)
+
+
+def incoming_box(argument: str, data: Any, owner: Parameter, box: Box) -> Values:
+    """What the box `box` of the parameter `owner` is set to by `data`; raises as `incoming` does."""
     if isinstance(data, Initializer):
-        data = _by_law(data, owner)
-    source = _as_data(argument, data, owner.dtype)
-    if not any_shape and tuple(source.shape) != owner.shape:
-        raise ValueError(
-            f"{argument} must have shape {owner.shape} unless slice_shape is True, got {tuple(source.shape)}"
-        )
-    return _taken(argument, source, owner)
+        values = _by_law(data, owner, owner.dtype)
+        if isinstance(values.source, Tensor):
+            return Values(values.source, box_of_box(owner.box, box))
+        return Values(box.of(values.source))  # type: ignore[arg-type]
+    values = _as_data(argument, data, owner.dtype)
+    if values.shape != box.sizes and not isinstance(values.source, Constant):
+        raise ValueError(f"{argument} must have the shape of box, {box.sizes}, or be a number, got {values.shape}")
+    return _taken(argument, values, owner.dtype)
 
 
-def cloned_data(init: Any, owner: Tensor) -> Tensor | TorchTensor:
-    """What a clone of the parameter `owner` is made of by `init`: a lazy tensor, or storage that is someone's."""
+def cloned_data(init: Any, owner: Parameter, dtype: DType) -> Values:
+    """What a clone, of dtype `dtype`, of the parameter `owner` is made of by `init`."""
+    if not casts(owner.dtype, dtype):
+        raise TypeError(f"dtype must be a float or a dtype that {owner.dtype} goes into, got {dtype}")
     if isinstance(init, str) and init == "same":
-        return owner if owner.has_init else owner.torch
-    source = _by_law(init, owner)
-    return _taken("init", source if source.has_init else source.torch, owner)
+        return Values(owner if owner.has_init else owner.torch.detach().resolve_neg())
+    if not isinstance(init, Tensor):
+        return _by_law(init, owner, dtype)
+    if init.shape != owner.shape:
+        raise ValueError(f"init must have shape {owner.shape}, got {init.shape}")
+    return _taken("init", _as_data("init", init, dtype), dtype)

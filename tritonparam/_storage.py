@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from tritonparam._constant import constant_tensor
+from tritonparam._huge_pages import ask_for_huge_pages
 from tritonparam._law import Constant
 from tritonparam._patterns import Content
 from tritonparam.dtype import DType, as_dtype, bool_, float32
@@ -42,7 +43,7 @@ def as_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
 def empty(shape: tuple[int, ...], dtype: DType, device: torch.device | str) -> torch.Tensor:
     """Storage that autograd accepts, whatever mode the caller is in."""
     with torch.inference_mode(False):
-        return torch.empty(shape, dtype=dtype.torch, device=device)
+        return ask_for_huge_pages(torch.empty(shape, dtype=dtype.torch, device=device))
 
 
 def declare(shape: tuple[int, ...], dtype: DType) -> torch.Tensor:
@@ -50,6 +51,14 @@ def declare(shape: tuple[int, ...], dtype: DType) -> torch.Tensor:
     if math.prod(shape) * dtype.itemsize >= 2**63:
         raise ValueError(f"shape must come to less than 2**63 bytes, got {shape} of {dtype}")
     return empty(shape, dtype, "meta")
+
+
+@overload
+def fit(law: Constant, dtype: DType) -> Constant: ...
+
+
+@overload
+def fit(law: Content, dtype: DType) -> Content: ...
 
 
 def fit(law: Content, dtype: DType) -> Content:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,16 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A box of a tensor: where it starts and how far it goes, dimension by dimension."""
+    """A box of a tensor: where it starts and how far it goes, dimension by dimension.
+
+    Attributes:
+        offsets: The index of its first element.
+        sizes: Its shape.
+
+    Examples:
+        >>> Box((1, 0), (2, 3)).of(torch.arange(12).view(4, 3)).tolist()
+        [[3, 4, 5], [6, 7, 8]]
+    """
 
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -22,6 +31,13 @@ class Box:
         """The box that is all of a tensor of `shape`."""
         sizes = tuple(shape)
         return cls((0,) * len(sizes), sizes)
+
+    def lies_in(self, shape: Sequence[int]) -> bool:
+        """Whether it is a box of a tensor of `shape`."""
+        return len(self.offsets) == len(self.sizes) == len(shape) and all(
+            offset >= 0 and size >= 0 and offset + size <= extent
+            for offset, size, extent in zip(self.offsets, self.sizes, shape, strict=True)
+        )
 
     def meet(self, other: Box) -> Box | None:
         """The elements in both boxes; None where there are none."""
@@ -40,6 +56,15 @@ class Box:
                     rest.append(Box((*offsets[:d], low, *offsets[d + 1 :]), (*sizes[:d], high - low, *sizes[d + 1 :])))
             offsets[d], sizes[d] = start, size
         return rest
+
+    def within(self, outer: Box) -> Box:
+        """This box as a box of what lies in `outer`, which contains it.
+
+        Examples:
+            >>> Box((5, 2), (2, 3)).within(Box((4, 2), (3, 3)))
+            Box(offsets=(1, 0), sizes=(2, 3))
+        """
+        return Box(tuple(o - first for o, first in zip(self.offsets, outer.offsets, strict=True)), self.sizes)
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """The elements of `tensor` in this box, as a view of it."""
@@ -154,6 +179,27 @@ def apart(a: View, b: View) -> bool:
 
     (a_start, a_end), (b_start, b_end) = span(a), span(b)
     return a_end <= b_start or b_end <= a_start
+
+
+def pieces(shape: Sequence[int], limit: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Offsets and sizes of boxes of at most `limit` elements that follow each other in the row-major tensor of `shape`.
+
+    Examples:
+        >>> list(pieces((3, 2), 4))
+        [((0, 0), (2, 2)), ((2, 0), (1, 2))]
+    """
+    if math.prod(shape) <= limit:
+        yield (0,) * len(shape), tuple(shape)
+        return
+    inner = tuple(shape[1:])
+    rows = limit // math.prod(inner)
+    if rows:
+        for row in range(0, shape[0], rows):
+            yield (row, *(0,) * len(inner)), (min(rows, shape[0] - row), *inner)
+        return
+    for row in range(shape[0]):
+        for offsets, sizes in pieces(inner, limit):
+            yield (row, *offsets), (1, *sizes)
 
 
 def flat_index(offsets: Sequence[int], shape: Sequence[int]) -> int:

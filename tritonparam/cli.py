@@ -96,6 +96,7 @@ def init(
     all of it is there.
     """
     from tritonparam.checkpoint.job import prepare
+    from tritonparam.checkpoint.progress import ProgressBar
     from tritonparam.checkpoint.units import parse_dtype, parse_size
     from tritonparam.checkpoint.workspace import check_target
     from tritonparam.checkpoint.write import check_device, write_checkpoint
@@ -105,7 +106,7 @@ def init(
     chosen = None if dtype is None else parse_dtype(dtype, "--dtype")
     place = check_device(device, backend)
     job = prepare(spec, seed=seed, dtype=chosen, max_shard_size=size)
-    with _progress("writing", job.nbytes, as_json) as progress:
+    with ProgressBar("writing", job.nbytes, quiet=as_json) as progress:
         written = write_checkpoint(
             job, out, device=place, backend=backend, overwrite=overwrite, progress=progress.advance
         )
@@ -127,12 +128,13 @@ def inspect(
     together raise a false alarm in at most one of 1e6 checkpoints.
     """
     from tritonparam.checkpoint.inspect import inspect_checkpoint, stored_bytes, to_json
+    from tritonparam.checkpoint.progress import ProgressBar
 
     if plot is not None:
         from tritonparam.checkpoint.plot import check_plot, plot_inspection
 
         check_plot(plot)
-    with _progress("reading", stored_bytes(folder), as_json) as progress:
+    with ProgressBar("reading", stored_bytes(folder), quiet=as_json) as progress:
         inspection = inspect_checkpoint(folder, progress.advance)
     if as_json:
         typer.echo(to_json(inspection, folder))
@@ -142,32 +144,6 @@ def inspect(
         plot_inspection(inspection, plot, folder.resolve().name)
     if not inspection.ok:
         raise typer.Exit(1)
-
-
-class _progress:
-    """A progress bar on the terminal of standard error; nothing elsewhere."""
-
-    def __init__(self, verb: str, total: int, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-        from rich.progress import TransferSpeedColumn as Speed
-
-        console = Console(stderr=True)
-        columns = (TextColumn(verb), BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn())
-        disabled = quiet or not console.is_terminal
-        self._bar = Progress(*columns, console=console, transient=True, disable=disabled)
-        self._task = self._bar.add_task(verb, total=total)
-
-    def __enter__(self) -> _progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def advance(self, count: int) -> None:
-        """Count `count` more bytes."""
-        self._bar.advance(self._task, count)
 
 
 def _show_written(job: Job, written: Written, out: Path, as_json: bool) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 
 from tritonparam._backends import resolve_backend
 from tritonparam._declarations import BoxLaw, Declaration, declarations
+from tritonparam._huge_pages import ask_for_huge_pages
 from tritonparam._replay import Replay
 from tritonparam._swap import become
 from tritonparam._tape import History, Version
@@ -66,16 +67,77 @@ def materialize(
         torch.bfloat16
     """
     seed = Generator(seed).seed
-    target = None if device is None else _checked_device(device, backend)
-    wanted = None if dtype is None else _checked_dtype(dtype)
     with recording_paused(), torch.inference_mode(False), torch.no_grad():
-        storages = _storages(declarations(module), target, wanted)
-        for each in {storage.device for storage in storages} or {torch.device("cpu")}:
-            _checked_device(each, backend)
-        _allocate(storages, seed)
-        _write(storages, seed, backend)
-        _take_over(module, storages)
+        if device is not None:
+            _checked_device(device, backend)
+        if dtype is not None:
+            _checked_dtype(dtype)
+        work = Materialization(declarations(module), device, dtype, backend)
+        work.write(seed)
+        work.take_over(module)
     return module
+
+
+class Materialization:
+    """The deferred tensors of a module on their way to being real: allocated, written, then put in its tensors.
+
+    Args:
+        declared: What the module declares; tensors that are real already are left out.
+        device, dtype, backend: As for `materialize`.
+
+    Raises:
+        TypeError, ValueError, ImportError: As for `materialize`.
+    """
+
+    def __init__(
+        self,
+        declared: Iterable[Declaration],
+        device: torch.device | str | None,
+        dtype: DTypeLike | None,
+        backend: str | None,
+    ) -> None:
+        target = None if device is None else _checked_device(device, backend)
+        self._storages = _storages(declared, target, None if dtype is None else _checked_dtype(dtype))
+        self._backend = backend
+        for each in {storage.device for storage in self._storages} or {torch.device("cpu")}:
+            _checked_device(each, backend)
+
+    def dtypes(self) -> dict[Declaration, torch.dtype]:
+        """The dtype that each deferred tensor will have."""
+        return {each: storage.dtypes[each.dtype] for storage in self._storages for each in storage.declarations}
+
+    def write(self, seed: int, loaded: Collection[Declaration] = ()) -> None:
+        """Allocate every tensor, and write all but those that are `loaded`, which the caller writes afterwards."""
+        _allocate(self._storages, seed, loaded)
+        _write(self._storages, seed, self._backend, loaded)
+
+    def outs(self, loaded: Collection[Declaration]) -> list[list[tuple[Declaration, torch.Tensor]]]:
+        """Where the values of `loaded` go: a list to write first, and one whose tensors show elements of the first."""
+        first: list[tuple[Declaration, torch.Tensor]] = []
+        second: list[tuple[Declaration, torch.Tensor]] = []
+        for storage in self._storages:
+            views: list[View] = []
+            for each in _largest_first(storage):
+                if each in loaded:
+                    outs = first if all(apart(each.view, other) for other in views) else second
+                    outs.append((each, storage.show(each.view)))
+                    views.append(each.view)
+        return [first, second]
+
+    def take_over(self, module: torch.nn.Module) -> None:
+        """Turn the tensors of `module` into the real ones: all of them, or none where one cannot be.
+
+        Raises:
+            RuntimeError: Something outside holds on to one of them.
+        """
+        _take_over(module, self._storages)
+
+
+def shown_by(declaration: Declaration, others: Iterable[Declaration]) -> bool:
+    """Whether all elements of a deferred tensor are elements of one of `others` too."""
+    return any(
+        each.history is declaration.history and place(declaration.view, each.view) is not None for each in others
+    )
 
 
 @dataclass
@@ -154,12 +216,12 @@ def _storages(
     return list(storages.values())
 
 
-def _allocate(storages: list[_Storage], seed: int) -> None:
+def _allocate(storages: list[_Storage], seed: int, loaded: Collection[Declaration]) -> None:
     """Give every storage its memory, with the replayed values in it."""
     replayed: list[tuple[_Storage, Version]] = []
     for storage in storages:
         head = storage.history.head
-        if head is not None and any(each.laws is None for each in storage.declarations):
+        if head is not None and any(each.laws is None and each not in loaded for each in storage.declarations):
             replayed.append((storage, head))
         else:
             storage.real = _empty(storage.nbytes, storage.device)
@@ -175,18 +237,23 @@ def _allocate(storages: list[_Storage], seed: int) -> None:
 
 
 def _empty(nbytes: int, device: torch.device) -> torch.UntypedStorage:
-    return torch.empty(nbytes, dtype=torch.uint8, device=device).untyped_storage()
+    return ask_for_huge_pages(torch.empty(nbytes, dtype=torch.uint8, device=device)).untyped_storage()
 
 
-def _write(storages: list[_Storage], seed: int, backend: str | None) -> None:
+def _largest_first(storage: _Storage) -> list[Declaration]:
+    return sorted(storage.declarations, key=lambda each: -each.view.numel)
+
+
+def _write(storages: list[_Storage], seed: int, backend: str | None, loaded: Collection[Declaration]) -> None:
     """Write what has laws: in one plan, but for tensors of which others show some elements and not all."""
     first: list[Fill] = []
     second: list[Fill] = []
     for storage in storages:
         written: list[View] = []
-        for each in sorted(storage.declarations, key=lambda each: -each.view.numel):
+        covered = [each.view for each in storage.declarations if each in loaded]
+        for each in _largest_first(storage):
             view = each.view
-            if each.laws is None or any(place(view, other) for other in written):
+            if each in loaded or each.laws is None or any(place(view, other) for other in (*covered, *written)):
                 continue
             fills = first if all(apart(view, other) for other in written) else second
             fills += each.fills(storage.show(view), seed)
@@ -210,7 +277,7 @@ def _take_over(module: torch.nn.Module, storages: list[_Storage]) -> None:
                 other = torch.Tensor._make_subclass(type(mine), storage.show(each.view), mine.requires_grad)
                 _become(each, mine, other)
                 done.append((mine, other))
-        except RuntimeError:
+        except BaseException:
             for pair in reversed(done):
                 become(*pair)
             raise

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tritonparam._clones import clones
 from tritonparam._flags import TABLE, checked_name, checked_prefix
-from tritonparam._parameter import Parameter, clones
+from tritonparam._parameter import Parameter
+from tritonparam.dtype import DTypeLike
 from tritonparam.tensor import Device, Tensor, realize
 
 __all__ = ["Parameter", "ParameterTuple"]
@@ -69,17 +71,23 @@ class ParameterTuple(tuple[Parameter, ...]):
         realize(self, device, backend)
         return self
 
-    def clone(self, prefix: str, init: Any = "same") -> ParameterTuple:
+    def clone(self, prefix: str, init: Any = "same", dtype: DTypeLike | None = None) -> ParameterTuple:
         """A tuple of clones called `prefix.name`; one that comes several times here comes as often there.
 
-        Random numbers depend on the new names. Those that become real, because the originals are, do so in one plan.
+        Random numbers depend on the new names. Those that become real, because the originals are, lie one behind the
+        other in one allocation on each device, each at a multiple of 256 bytes, and are written by one plan, with no
+        copies between. Each has a storage of its own: one that is saved, pickled or copied takes its own bytes along
+        and no others, and the memory is given back with the last of them. What such storages do not do: be resized,
+        and on CUDA take note of other streams (`record_stream`) and go to other processes by `torch.multiprocessing`.
 
         Args:
             prefix: ASCII letters, digits, "_" and ".", at least one, the first not ".".
             init: As for `Parameter.clone`; a Tensor must have the shape of every member.
+            dtype: Of the clones, as for `Parameter.clone`; None for those of the members.
 
         Raises:
-            TypeError: prefix is no string, or init of another type, or a Tensor of a dtype that a member does not take.
+            TypeError: prefix is no string, or init of another type, or a Tensor of a dtype that a member does not take,
+                or a member does not go into dtype.
             ValueError: prefix has other characters, a new name would be too long, or init is no name of an initializer
                 or does not go with the shape of a member.
             RuntimeError: A member has cache_enable, and its new name does not end in "embedding_table".
@@ -88,11 +96,13 @@ class ParameterTuple(tuple[Parameter, ...]):
             >>> weights = ParameterTuple([Parameter([1.0, 2.0], "w"), Parameter(3.0, "b")])
             >>> [(p.name, p.asnumpy().tolist()) for p in weights.clone("moments", init="zeros")]
             [('moments.w', [0.0, 0.0]), ('moments.b', 0.0)]
+            >>> [str(p.dtype) for p in weights.clone("master", dtype="float64")]
+            ['Float64', 'Float64']
         """
         before = checked_prefix(prefix)
         distinct = {id(member): (member, checked_name(f"{before}.{member.name}")) for member in self}
         for member, name in distinct.values():
             if member.cache_enable and not name.endswith(TABLE):
                 raise RuntimeError(f"cache_enable must be False unless the name ends in {TABLE!r}, got {name!r}")
-        made = dict(zip(distinct, clones(distinct.values(), init), strict=True))
+        made = dict(zip(distinct, clones(distinct.values(), init, dtype), strict=True))
         return ParameterTuple(made[id(member)] for member in self)

@@ -11,19 +11,20 @@ import numpy.typing as npt
 import torch
 
 from tritonparam._initializers import Initializer
-from tritonparam._law import Constant, Law
+from tritonparam._law import Law
 from tritonparam._locks import across_forks
+from tritonparam._memory import check_memory
 from tritonparam._operators import Device as Device
 from tritonparam._operators import Operators, unwrapped
 from tritonparam._operators import TorchTensor as TorchTensor
-from tritonparam._patterns import Content, Pattern, fills_of, finish_of
+from tritonparam._patterns import Content, Pattern
 from tritonparam._slices import slice_box
 from tritonparam._storage import as_shape, copy_of_data, declare, empty, fit
 from tritonparam._swap import become, guard
 from tritonparam._views import Box
-from tritonparam.dtype import DType, DTypeLike, as_dtype, float32
+from tritonparam._writes import Writes
+from tritonparam.dtype import DType, DTypeLike, as_dtype
 from tritonparam.generator import get_generator
-from tritonparam.plan import Fill, Plan
 
 # One thread at a time turns lazy tensors into real ones, so that none is filled twice. Whoever holds it may take keys
 # from a generator, whose lock is made before.
@@ -71,20 +72,15 @@ def realize(
         if not work:
             return
         place = _place(device)
-        fills: list[Fill] = []
+        writes = Writes()
         outs = []
         for tensor, law in work:
             box = (boxes or {}).get(tensor) or Box.whole(tensor.shape)
-            # Random numbers are drawn as floats, and only then cut to the integers that MindSpore makes of them.
-            drawn = tensor.dtype if tensor.dtype.is_floating_point or isinstance(law, Constant) else float32
-            out = empty(box.sizes, drawn, place)
-            outs.append((out, box.offsets))
-            fills += fills_of(law, out, tensor._key, tensor.shape, box.offsets)
-        Plan(fills, backend).run()
-        for (tensor, law), (out, offsets) in zip(work, outs, strict=True):
-            finish_of(law, out, tensor._key, offsets)
-        for (tensor, _), (out, _) in zip(work, outs, strict=True):
-            tensor._become(out.to(tensor.dtype.torch))
+            outs.append(empty(box.sizes, tensor.dtype, place))
+            writes.law(outs[-1], law, tensor._key, tensor.shape, box.offsets)
+        writes.run(backend)
+        for (tensor, _), out in zip(work, outs, strict=True):
+            tensor._become(out)
 
 
 class Tensor(Operators):
@@ -304,7 +300,7 @@ class Tensor(Operators):
 
         Raises:
             TypeError: value is neither a Tensor nor a torch tensor, or its dtype is another.
-            ValueError: Its shape is another.
+            ValueError: Its shape is another, or it has no values in memory.
 
         Examples:
             >>> Tensor([1, 2]).assign_value(Tensor([3, 4])).tolist()
@@ -316,7 +312,11 @@ class Tensor(Operators):
             raise TypeError(f"value must be of dtype {self.dtype}, got {as_dtype(value.dtype)}")
         if tuple(value.shape) != self.shape:
             raise ValueError(f"value must be of shape {self.shape}, got {tuple(value.shape)}")
-        self[...] = value
+        with torch.no_grad():
+            source = check_memory("value", unwrapped(value).detach().resolve_neg())
+            writes = Writes()
+            writes.copy(self._real().detach(), source, fresh=False)
+            writes.run()
         return self
 
     def copy(self) -> Tensor:

@@ -9,26 +9,27 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 if TYPE_CHECKING:
+    from tritonparam._copy import Copy
     from tritonparam._fill import Fill
 
 BACKENDS = ("triton", "numpy")
 
 
 class RunnablePlan(Protocol):
-    """Fills checked and laid out for one device."""
+    """Operations checked and laid out for one device."""
 
     def run(self) -> None:
-        """Write them."""
+        """Do them."""
 
 
 class Backend(Protocol):
-    """A module that can lay out and run fills of one device."""
+    """A module that can lay out and run the operations of one device."""
 
     def check_device(self, device: torch.device) -> None:
         """Raise ValueError where it does not write to `device`."""
 
-    def prepare(self, fills: list[Fill]) -> RunnablePlan:
-        """Check and lay out `fills`, all on one device."""
+    def prepare(self, fills: list[Fill], copies: list[Copy]) -> RunnablePlan:
+        """Check and lay out operations, all on one device; at least one."""
 
 
 def resolve_backend(device: torch.device, name: str | None = None) -> Backend:

@@ -7,28 +7,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from tritonparam._backends._host_copy import HostCopies
 from tritonparam._constant import SIGNED_BY_WIDTH, constant_tensor
 from tritonparam._law import Constant
 from tritonparam._reference.fill import box_chunks
 from tritonparam._reference.rounding import round_bits
 
 if TYPE_CHECKING:
+    from tritonparam._copy import Copy
     from tritonparam._fill import Fill
 
 _SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 
 
 class NumpyPlan:
-    """Fills, checked, to be written by the NumPy definition."""
+    """Operations, checked: fills written by the NumPy definition, copies by torch's own where that meets it."""
 
-    def __init__(self, fills: list[Fill]) -> None:
+    def __init__(self, fills: list[Fill], copies: list[Copy]) -> None:
         self._fills = fills
+        self._copies = HostCopies(copies)
 
     def run(self) -> None:
-        """Write every fill; one chunk of temporaries at a time."""
+        """Do everything; one chunk of temporaries at a time."""
         with torch.no_grad():
             for fill in self._fills:
                 _write(fill)
+            self._copies.run()
 
 
 def _write(fill: Fill) -> None:
@@ -51,6 +55,6 @@ def check_device(device: torch.device) -> None:
     """Any will do."""
 
 
-def prepare(fills: list[Fill]) -> NumpyPlan:
-    """Lay out `fills` for `run`."""
-    return NumpyPlan(fills)
+def prepare(fills: list[Fill], copies: list[Copy]) -> NumpyPlan:
+    """Lay out operations for `run`."""
+    return NumpyPlan(fills, copies)

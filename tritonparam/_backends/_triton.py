@@ -1,185 +1,57 @@
-"""The backend that runs the Triton kernels: it lays fills out as one table and launches once."""
+"""The backend that runs the Triton kernels: it lays fills and copies out as a table each and launches once for each."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from tritonparam._constant import constant_bits
-from tritonparam._law import Constant, Law, Normal, Uniform
-from tritonparam._lower import lower_normal, lower_truncated_normal, lower_uniform
-from tritonparam._views import flat_index
-from tritonparam.kernels.fill import CHUNK, HEADER, KINDS, ROW, fill, is_interpreted
-from tritonparam.kernels.store import DTYPES
-from tritonparam.kernels.transforms import LEAD
+from tritonparam._backends._copy_table import build_copy_table
+from tritonparam._backends._fill_table import build_fill_table
+from tritonparam.kernels.copy import copy
+from tritonparam.kernels.fill import fill, is_interpreted
 
 if TYPE_CHECKING:
+    from tritonparam._copy import Copy
     from tritonparam._fill import Fill
-
-_RANDOM = {getattr(torch, name): code for name, code in DTYPES.items() if not name.isdigit()}
-_CONSTANT = {int(name) // 8: code for name, code in DTYPES.items() if name.isdigit()}
-_STRIDED_SHIFT = 24
-_ZERO = np.float32(0)
-_ALIGNED = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Fills as the kernel reads them.
-
-    Attributes:
-        words: int64 of shape [n]: header, first program of each row, rows, dimensions of strided rows.
-        rows: How many fills have elements.
-        programs: How many programs write them.
-        kinds, dtypes: A bit for each code that occurs.
-        strided: Whether any row is strided.
-    """
-
-    words: NDArray[np.int64]
-    rows: int
-    programs: int
-    kinds: int
-    dtypes: int
-    strided: bool
-
-
-def build_table(fills: list[Fill]) -> Table:
-    """Lay out `fills` for one launch; those without elements are left out.
-
-    Column by column, since Python's time for each fill is all that a large plan costs.
-    """
-    fills = [each for each in fills if each.out.numel()]
-    rows = len(fills)
-    table = np.zeros((rows, ROW), np.int64)
-    address, flags, start, stop = table[:, 0], table[:, 2], table[:, 3], table[:, 4]
-    which, laws = _distinct_laws(fills)
-    flags[:] = laws[which, 0]
-    table[:, 6:11] = laws[which, 2:]
-    address[:] = [each.out.data_ptr() for each in fills]
-    table[:, 1] = np.array([each.key for each in fills], np.uint64).view(np.int64)
-    start[:] = [-1 if each.run_start is None else each.run_start for each in fills]
-    stop[:] = [each.out.numel() for each in fills]
-
-    strided = np.nonzero(start < 0)[0]
-    start[strided] = 0
-    stop += start
-    address -= start * laws[which, 1]
-    flags[address & 15 == 0] |= _ALIGNED
-    dimensions: list[int] = []
-    for row in strided:
-        own = _dimensions(fills[row])
-        flags[row] |= len(own) // 3 << _STRIDED_SHIFT
-        table[row, 5] = HEADER + rows * (1 + ROW) + len(dimensions)
-        table[row, 11] = flat_index(fills[row].offsets, fills[row].shape)
-        dimensions += own
-
-    chunks = (stop + (CHUNK - 1)) // CHUNK - start // CHUNK
-    ends = np.cumsum(chunks)
-    parts = (LEAD, ends - chunks, table.ravel(), dimensions)
-    return Table(
-        words=np.concatenate([np.asarray(part, np.int64) for part in parts]),
-        rows=rows,
-        programs=int(ends[-1]) if rows else 0,
-        kinds=_bits_of(laws[:, 0] & 0xFF),
-        dtypes=_bits_of(laws[:, 0] >> 8 & 0xFF),
-        strided=bool(len(strided)),
-    )
-
-
-def _bits_of(codes: NDArray[np.int64]) -> int:
-    return int(np.bitwise_or.reduce(np.int64(1) << codes, initial=0))
-
-
-def _distinct_laws(fills: list[Fill]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each fill the row of its law and dtype in the second array: flags, itemsize, five columns of parameters."""
-    by_identity: dict[tuple[int, torch.dtype], int] = {}
-    by_value: dict[tuple[str, torch.dtype], int] = {}
-    laws: list[tuple[int, ...]] = []
-    which = []
-    for each in fills:
-        law, dtype = each.law, each.out.dtype
-        known = by_identity.get((id(law), dtype))
-        if known is None:
-            # By its text: -0.0 == 0.0 and 1 == True, but their bits differ.
-            known = by_value.setdefault((repr(law), dtype), len(laws))
-            if known == len(laws):
-                laws.append(_pack_law(law, dtype))
-            by_identity[id(law), dtype] = known
-        which.append(known)
-    packed = np.array(laws, np.uint64).view(np.int64).reshape(len(laws), 7)
-    return np.array(which, np.int64), packed
-
-
-def _dimensions(each: Fill) -> list[int]:
-    """(size, stride in the global tensor, stride in memory) of the dimensions longer than one, the innermost first."""
-    triples: list[int] = []
-    stride = 1
-    for extent, size, step in zip(
-        reversed(each.shape), reversed(each.out.shape), reversed(each.out.stride()), strict=True
-    ):
-        if size > 1:
-            triples += (size, stride, step)
-        stride *= extent
-    return triples
-
-
-def _pack_law(law: Law, dtype: torch.dtype) -> tuple[int, ...]:
-    """The low 16 bits of a row's flags, the size of an element, and the row's five columns of parameters."""
-    if isinstance(law, Constant):
-        bits = constant_bits(law, dtype) & 0xFFFFFFFFFFFFFFFF
-        return KINDS["constant"] | _CONSTANT[dtype.itemsize] << 8, dtype.itemsize, bits, 0, 0, 0, 0
-    kind: str = law.kind
-    if isinstance(law, Uniform):
-        uniform = lower_uniform(law)
-        columns = (_pair(uniform.low, uniform.scale), _pair(uniform.cap, _ZERO), 0, 0, 0)
-    elif isinstance(law, Normal):
-        normal = lower_normal(law)
-        s0, s1, s2, s3, s4 = normal.radius
-        columns = (_pair(normal.mean, s0), _pair(s1, s2), _pair(s3, s4), 0, 0)
-    else:
-        cut = lower_truncated_normal(law)
-        kind += "_with_tail" if cut.has_tail else ""
-        scale_below, above = _pair(cut.scale, cut.below), _pair(cut.above, _ZERO)
-        columns = (_pair(cut.mean, cut.std), _pair(cut.low, cut.high), cut.split, scale_below, above)
-    return KINDS[kind] | _RANDOM[dtype] << 8, dtype.itemsize, *columns
-
-
-def _pair(low: np.float32, high: np.float32) -> int:
-    """Two float32 in one 64-bit word."""
-    return int(low.view(np.uint32)) | int(high.view(np.uint32)) << 32
 
 
 class TritonPlan:
-    """Fills as a table on their device, to be written in one launch."""
+    """Operations as two tables on their device, to be done in a launch each."""
 
-    def __init__(self, fills: list[Fill]) -> None:
-        self._device = fills[0].out.device
-        # Their memory must outlive the table, also if a tensor is given other storage meanwhile.
-        self._storages = [each.out.untyped_storage() for each in fills]
-        self.table = build_table(fills)
-        self._words = torch.from_numpy(self.table.words)
+    def __init__(self, fills: list[Fill], copies: list[Copy]) -> None:
+        outs = [each.out for each in fills] + [each.out for each in copies]
+        self._device = outs[0].device
+        # Their memory must outlive the tables, also if a tensor is given other storage meanwhile.
+        self._storages = [each.untyped_storage() for each in (*outs, *(each.source for each in copies))]
+        self.fills, self.copies = build_fill_table(fills), build_copy_table(copies)
+        # In one, so that they need one transfer; the second begins at a multiple of 16 bytes too.
+        first = len(self.fills.words) + len(self.fills.words) % 2
+        words = np.zeros(first + len(self.copies.words), np.int64)
+        words[: len(self.fills.words)] = self.fills.words
+        words[first:] = self.copies.words
+        self._words = torch.from_numpy(words)
         if self._device.type == "cuda":
             with torch.cuda.device(self._device):
                 self._words = self._words.pin_memory().to(self._device, non_blocking=True)
                 self._stream = torch.cuda.current_stream()
                 self._copied = self._stream.record_event()
+        self._fill_words, self._copy_words = self._words[:first], self._words[first:]
 
     def run(self) -> None:
-        """Write every fill: one launch on the current stream of the device, wherever the plan was built."""
-        table = self.table
+        """Do everything: two launches at most on the current stream of the device, wherever the plan was built."""
+        fills, copies = self.fills, self.copies
         on_device = torch.cuda.device(self._device) if self._device.type == "cuda" else contextlib.nullcontext()
         with on_device:
             if self._device.type == "cuda":
                 self._follow(torch.cuda.current_stream())
-            fill(self._words, table.rows, table.programs, table.kinds, table.dtypes, table.strided)
+            fill(self._fill_words, fills.rows, fills.programs, fills.kinds, fills.dtypes, fills.strided)
+            copy(self._copy_words, copies.rows, copies.programs, copies.codes)
 
     def _follow(self, stream: torch.cuda.Stream) -> None:
-        """Make `stream` wait for the table, and the table's memory for `stream`, if another one copied it."""
+        """Make `stream` wait for the tables, and their memory for `stream`, if another one copied them."""
         if stream == self._stream:
             return
         if not torch.cuda.is_current_stream_capturing():  # a graph cannot wait for what happened before it
@@ -197,6 +69,6 @@ def check_device(device: torch.device) -> None:
         raise ValueError(f"backend 'triton' writes to cuda devices only, got device {str(device)!r}")
 
 
-def prepare(fills: list[Fill]) -> TritonPlan:
-    """Lay out `fills`, all on one device, for `run`."""
-    return TritonPlan(fills)
+def prepare(fills: list[Fill], copies: list[Copy]) -> TritonPlan:
+    """Lay out operations, all on one device, for `run`."""
+    return TritonPlan(fills, copies)

@@ -7,15 +7,19 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tritonparam.checkpoint.errors import CheckpointError
 
 CHUNK = 1 << 24
+INDEX_NAME = "model.safetensors.index.json"
+WHOLE_NAME = "model.safetensors"
+METADATA_KEY = "__metadata__"
 _CODES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -23,6 +27,9 @@ _CODES = {
     torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.float8_e8m0fnu: "F8_E8M0",
     torch.complex64: "C64",
     torch.int64: "I64",
     torch.int32: "I32",
@@ -79,9 +86,12 @@ def lay_out(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> dict[st
     return extents
 
 
-def encode_header(extents: Mapping[str, Extent]) -> bytes:
-    """The bytes that precede the tensors' own in a file laid out as `extents`, padded to a multiple of 8."""
-    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def encode_header(extents: Mapping[str, Extent], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The bytes that precede the tensors' own in a file laid out as `extents`, padded to a multiple of 8.
+
+    `metadata` is written beside what says that the tensors are torch's.
+    """
+    table: dict[str, object] = {METADATA_KEY: {"format": "pt", **(metadata or {})}}
     for name, extent in extents.items():
         offsets = [extent.start, extent.start + extent.nbytes]
         table[name] = {"dtype": _CODES[extent.dtype], "shape": list(extent.shape), "data_offsets": offsets}
@@ -90,8 +100,33 @@ def encode_header(extents: Mapping[str, Extent]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+@dataclass(frozen=True)
+class Header:
+    """What the header of a file says.
+
+    Attributes:
+        extents: Where each tensor lies, by name.
+        begin: Where in the file the tensors' bytes begin.
+        metadata: The strings kept beside the tensors.
+    """
+
+    extents: dict[str, Extent]
+    begin: int
+    metadata: dict[str, str]
+
+
 def read_header(path: Path) -> tuple[dict[str, Extent], int]:
     """The extents of the tensors in the file at `path`, and where in the file their bytes begin.
+
+    Raises:
+        CheckpointError: It is not a whole safetensors file.
+    """
+    header = read_whole_header(path)
+    return header.extents, header.begin
+
+
+def read_whole_header(path: Path) -> Header:
+    """The header of the file at `path`, with the metadata.
 
     Raises:
         CheckpointError: It is not a whole safetensors file.
@@ -102,19 +137,32 @@ def read_header(path: Path) -> tuple[dict[str, Extent], int]:
             if length > _MAX_HEADER:
                 raise ValueError(f"a header of {length} bytes")
             table = json.loads(file.read(length))
-        table.pop("__metadata__", None)
-        extents, end = {}, 0
-        for name, row in table.items():
-            extent = Extent(_DTYPES[row["dtype"]], tuple(row["shape"]), row["data_offsets"][0])
-            if row["data_offsets"][1] != extent.start + extent.nbytes:
-                raise ValueError(f"the offsets of {name!r} do not match its shape")
-            extents[name] = extent
-            end = max(end, extent.start + extent.nbytes)
+        metadata = table.pop(METADATA_KEY, None) or {}
+        if not isinstance(metadata, dict):
+            raise ValueError(f"its {METADATA_KEY} is no JSON object")
+        extents = {name: _extent(name, row) for name, row in table.items()}
+        end = 0
+        for start, size, name in sorted((extent.start, extent.nbytes, name) for name, extent in extents.items()):
+            if start != end:
+                raise ValueError(f"{name!r} starts at byte {start} of the tensors, and what is before it ends at {end}")
+            end += size
         if path.stat().st_size != 8 + length + end:
             raise ValueError(f"it should have {8 + length + end} bytes and has {path.stat().st_size}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
-    return extents, 8 + length
+    return Header(extents, 8 + length, metadata)
+
+
+def _extent(name: str, row: Mapping[str, Any]) -> Extent:
+    if row["dtype"] not in _DTYPES:
+        raise ValueError(f"{name!r} has the dtype {row['dtype']!r}, which is none of {', '.join(_DTYPES)}")
+    sizes, (start, end) = tuple(row["shape"]), row["data_offsets"]
+    if any(type(size) is not int or size < 0 for size in (*sizes, start)):
+        raise ValueError(f"the shape or the offsets of {name!r} are not ints >= 0")
+    extent = Extent(_DTYPES[row["dtype"]], sizes, start)
+    if end != extent.start + extent.nbytes:
+        raise ValueError(f"the offsets of {name!r} do not match its shape")
+    return extent
 
 
 def read_pieces(path: Path, start: int, size: int, piece: int = CHUNK) -> Iterator[bytearray]:
@@ -133,27 +181,6 @@ def read_pieces(path: Path, start: int, size: int, piece: int = CHUNK) -> Iterat
             yield data
 
 
-def pieces(shape: Sequence[int], limit: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Offsets and sizes of boxes of at most `limit` elements that follow each other in the row-major tensor of `shape`.
-
-    Examples:
-        >>> list(pieces((3, 2), 4))
-        [((0, 0), (2, 2)), ((2, 0), (1, 2))]
-    """
-    if math.prod(shape) <= limit:
-        yield (0,) * len(shape), tuple(shape)
-        return
-    inner = tuple(shape[1:])
-    rows = limit // math.prod(inner)
-    if rows:
-        for row in range(0, shape[0], rows):
-            yield (row, *(0,) * len(inner)), (min(rows, shape[0] - row), *inner)
-        return
-    for row in range(shape[0]):
-        for offsets, sizes in pieces(inner, limit):
-            yield (row, *offsets), (1, *sizes)
-
-
 def hash_tensor(path: Path, begin: int, extent: Extent) -> str:
     """The sha256 of the bytes of one tensor of a file whose tensors begin at `begin`, as hexadecimal digits."""
     digest = hashlib.sha256()
@@ -162,12 +189,12 @@ def hash_tensor(path: Path, begin: int, extent: Extent) -> str:
     return digest.hexdigest()
 
 
-def write_file(path: Path, parts: Sequence[bytes | memoryview], advance: Callable[[int], None] | None = None) -> None:
+def write_file(path: Path, parts: Iterable[bytes | memoryview], advance: Callable[[int], None] | None = None) -> None:
     """Write `parts` to `path` so that it holds either all of them, safe on the disk, or what it held before.
 
     Args:
         path: The file; its folder exists.
-        parts: What to write, in order.
+        parts: What to write, in order. Each is written before the next is asked for, so they may be of one buffer.
         advance: Called with the number of bytes of each piece written.
 
     Raises:
@@ -185,10 +212,10 @@ def write_file(path: Path, parts: Sequence[bytes | memoryview], advance: Callabl
                         advance(written)
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if error.filename is None:  # a refused write does not say what was written
+        if isinstance(error, OSError) and error.filename is None:  # a refused write does not say what was written
             error.filename = str(path)
         raise
     sync_folder(path.parent)

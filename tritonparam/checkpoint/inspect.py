@@ -12,14 +12,13 @@ from typing import Any
 
 import torch
 
-from tritonparam._views import flat_index
+from tritonparam._views import flat_index, pieces
 from tritonparam.checkpoint.errors import UsageError
 from tritonparam.checkpoint.expected import describe
-from tritonparam.checkpoint.files import Extent, pieces, read_header, read_pieces
+from tritonparam.checkpoint.files import INDEX_NAME, Extent, read_header, read_pieces
 from tritonparam.checkpoint.record import RECORD_NAME, Entry, checkpoint_digest, parse_record, read_json
 from tritonparam.checkpoint.stats import TESTS, Group, Moments
 from tritonparam.checkpoint.units import dtype_name
-from tritonparam.checkpoint.write import INDEX_NAME
 
 FALSE_ALARM = 1e-6
 _PIECE = 1 << 18

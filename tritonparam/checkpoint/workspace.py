@@ -45,7 +45,7 @@ class Workspace:
         if self.root.exists() and not self._state.is_dir() and any(self.root.iterdir()):
             raise UsageError(f"{self.root} is in the way and was not made by this command")
         self._state.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.root)
+        self._lock = lock(self.root)
         return self
 
     def __exit__(
@@ -104,23 +104,28 @@ class Workspace:
 
     def publish(self) -> None:
         """Give the finished folder its name, in place of an earlier one only now, and remove the rest."""
-        sync_folder(self.folder)
         check_target(self.out, self.overwrite)
-        shutil.rmtree(self._replaced, ignore_errors=True)
-        if self.out.exists():
-            self.out.rename(self._replaced)
-        try:
-            self.folder.rename(self.out)
-        except OSError:
-            if self._replaced.exists():
-                self._replaced.rename(self.out)
-            raise
-        sync_folder(self.out.parent)
+        put_in_place(self.folder, self.out, self._replaced)
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def check_target(out: Path, overwrite: bool) -> None:
-    """Refuse to replace what is not a checkpoint, and anything at all without `overwrite`.
+def put_in_place(folder: Path, out: Path, replaced: Path) -> None:
+    """Give `folder` the name `out`; what had it goes to `replaced`, and comes back if that fails."""
+    sync_folder(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if out.exists():
+        out.rename(replaced)
+    try:
+        folder.rename(out)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(out)
+        raise
+    sync_folder(out.parent)
+
+
+def check_target(out: Path, overwrite: bool, option: str = "--overwrite") -> None:
+    """Refuse to replace what is not a checkpoint, and anything at all without `overwrite`, which is called `option`.
 
     Raises:
         UsageError: `out` exists and may not be replaced.
@@ -130,24 +135,25 @@ def check_target(out: Path, overwrite: bool) -> None:
     if not out.is_dir():
         raise UsageError(f"{out} exists and is not a folder")
     if not overwrite:
-        raise UsageError(f"{out} exists; use --overwrite to replace it")
-    checkpoint = (out / RECORD_NAME).is_file() or any(out.glob("model*.safetensors"))
+        raise UsageError(f"{out} exists; use {option} to replace it")
+    patterns = ("model*.safetensors", "shard-*-model-*.safetensors")
+    checkpoint = (out / RECORD_NAME).is_file() or any(any(out.glob(pattern)) for pattern in patterns)
     if any(out.iterdir()) and not checkpoint:
-        raise UsageError(f"{out} is not a checkpoint, so --overwrite does not replace it")
+        raise UsageError(f"{out} is not a checkpoint, so {option} does not replace it")
 
 
-def _lock(folder: Path) -> int | None:
-    """A descriptor that locks `folder` against other processes until closed; None where the system has no locks."""
+def lock(path: Path) -> int | None:
+    """A descriptor that locks a file or folder against others until closed; None where the system has no locks."""
     try:
         import fcntl
     except ImportError:
         return None
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise UsageError(f"another process is writing {folder}") from None
+        raise UsageError(f"another process is writing {path}") from None
     except OSError:
         with contextlib.suppress(OSError):
             os.close(descriptor)

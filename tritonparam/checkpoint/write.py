@@ -6,23 +6,23 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 
 from tritonparam._backends import resolve_backend
-from tritonparam._views import Box
+from tritonparam._views import Box, pieces
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
-from tritonparam.checkpoint.files import Extent, encode_header, lay_out, pieces, write_file
+from tritonparam.checkpoint.files import INDEX_NAME, WHOLE_NAME, Extent, encode_header, lay_out, write_file
 from tritonparam.checkpoint.job import Job
 from tritonparam.checkpoint.record import RECORD_NAME, Entry, checkpoint_digest, record_text
 from tritonparam.checkpoint.workspace import Workspace
 from tritonparam.plan import Fill, Plan
 
-INDEX_NAME = "model.safetensors.index.json"
 PIECE = 1 << 21  # elements: some tenths of a second on a host
 Progress = Callable[[int], None]
 
@@ -64,19 +64,45 @@ class Written:
 
 def split(entries: tuple[Entry, ...], max_size: int) -> list[Shard]:
     """Distribute `entries`, in order, over files of at most `max_size` bytes; a larger tensor gets its own."""
-    groups: list[list[Entry]] = [[]]
+    groups = in_groups(entries, max_size)
+    return [Shard(name, tuple(group)) for name, group in zip(shard_names(len(groups)), groups, strict=True)]
+
+
+class Sized(Protocol):
+    """Anything that has a size in bytes."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size."""
+
+
+AnySized = TypeVar("AnySized", bound=Sized)
+
+
+def in_groups(items: Iterable[AnySized], max_size: int) -> list[list[AnySized]]:
+    """The items, in order, in groups of at most `max_size` bytes; a larger one gets its own. At least one group."""
+    groups: list[list[AnySized]] = [[]]
     filled = 0
-    for entry in entries:
-        if groups[-1] and filled + entry.nbytes > max_size:
+    for item in items:
+        if groups[-1] and filled + item.nbytes > max_size:
             groups.append([])
             filled = 0
-        groups[-1].append(entry)
-        filled += entry.nbytes
-    if len(groups) == 1:
-        return [Shard("model.safetensors", tuple(groups[0]))]
-    total = len(groups)
-    names = (f"model-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1))
-    return [Shard(name, tuple(group)) for name, group in zip(names, groups, strict=True)]
+        groups[-1].append(item)
+        filled += item.nbytes
+    return groups
+
+
+def shard_names(total: int) -> list[str]:
+    """What transformers calls the files of a checkpoint of `total` files."""
+    if total == 1:
+        return [WHOLE_NAME]
+    return [f"model-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1)]
+
+
+def index_text(files: Mapping[str, str], parameters: int, nbytes: int) -> str:
+    """The index of a checkpoint of several files: which file has which tensor."""
+    metadata = {"total_parameters": parameters, "total_size": nbytes}
+    return json.dumps({"metadata": metadata, "weight_map": dict(files)}, indent=2) + "\n"
 
 
 def write_checkpoint(
@@ -195,9 +221,8 @@ def _write_companions(job: Job, shards: list[Shard], digests: dict[str, str], fo
     """Write all files but the weights; the record, which says that everything is there, last."""
     texts = {}
     if len(shards) > 1:
-        metadata = {"total_parameters": job.parameters, "total_size": job.nbytes}
         weight_map = {entry.name: shard.name for shard in shards for entry in shard.entries}
-        texts[INDEX_NAME] = json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2) + "\n"
+        texts[INDEX_NAME] = index_text(weight_map, job.parameters, job.nbytes)
     texts |= job.settings["files"]
     texts[RECORD_NAME] = record_text(job.settings, job.entries, digests)
     for name, text in texts.items():

@@ -1,0 +1,55 @@
+"""Large host memory is asked for in huge pages; the system keeps a mark of that, which is read here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tritonparam import Parameter, ParameterTuple
+from tritonparam._huge_pages import _LARGE, ask_for_huge_pages
+from tritonparam._storage import empty
+from tritonparam.dtype import float32
+
+SMAPS = Path("/proc/self/smaps")
+
+
+def is_marked(tensor: torch.Tensor) -> bool:
+    """Whether the middle of a tensor's memory has the flag `hg`."""
+    middle = tensor.data_ptr() + tensor.nbytes // 2
+    inside = False
+    for line in SMAPS.read_text().splitlines():
+        head = line.split(" ", 1)[0]
+        if "-" in head and ":" not in head:
+            first, last = (int(each, 16) for each in head.split("-"))
+            inside = first <= middle < last
+        elif inside and head == "VmFlags:":
+            return " hg" in line
+    raise AssertionError("the memory is not mapped")
+
+
+pytestmark = pytest.mark.skipif(
+    not SMAPS.exists() or not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="needs Linux's huge pages"
+)
+
+
+def test_large_memory_is_marked_and_other_memory_is_not() -> None:
+    elements = 1 << 24  # so many that glibc asks the system for them, instead of giving what it got back
+    assert is_marked(empty((elements,), float32, "cpu"))
+    assert not is_marked(torch.empty(elements))
+    block = torch.empty(elements)
+    ask_for_huge_pages(block[: _LARGE // 4 - 1])
+    assert not is_marked(block[: _LARGE // 4 - 1])
+
+
+def test_a_clone_buffer_is_marked() -> None:
+    group = ParameterTuple(Parameter(torch.arange(1 << 21, dtype=torch.float32) + n, name=f"w{n}") for n in range(3))
+    for clone, each in zip(group.clone("copy"), group, strict=True):
+        assert is_marked(clone.torch)
+        assert torch.equal(clone.torch, each.torch)
+
+
+def test_what_has_no_memory_is_left_alone() -> None:
+    for tensor in (torch.empty(1 << 30, device="meta"), torch.empty(0)):
+        assert ask_for_huge_pages(tensor) is tensor

@@ -1,0 +1,137 @@
+"""What a Parameter is besides its values: its name, flags and place in a larger whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tritonparam._flags import TABLE, Flag, Group, checked_bool, checked_name
+from tritonparam._views import Box
+from tritonparam.tensor import Tensor, TorchTensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Attributes(Tensor):
+    """The part of Parameter that neither reads nor writes values."""
+
+    layerwise_parallel = Flag()
+    parallel_optimizer = Flag()
+    cache_enable = Flag()
+    comm_fusion = Group()
+
+    _name: str
+    _requires_grad: bool
+    _cache_shape: list[Any]
+    _was_lazy: bool
+    # Which box of a whole of which shape this is; None for the whole itself.
+    _place: tuple[Box, tuple[int, ...]] | None
+
+    def _dressed(self, storage: TorchTensor) -> TorchTensor:
+        if not storage.is_floating_point():
+            return storage
+        with torch.inference_mode(False):
+            return torch.nn.Parameter(storage, requires_grad=self.requires_grad)
+
+    @property
+    def name(self) -> str:
+        """The name; setting it follows the rules of the constructor and changes no value."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str | None) -> None:
+        self._name = checked_name(name)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients are wanted; the same as that of `.torch` where that is a `torch.nn.Parameter`."""
+        return self._torch.requires_grad if isinstance(self._torch, torch.nn.Parameter) else self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, requires_grad: bool) -> None:
+        self._requires_grad = checked_bool("requires_grad", requires_grad)
+        if isinstance(self._torch, torch.nn.Parameter):
+            self._torch.requires_grad_(requires_grad)
+
+    @property
+    def cache_shape(self) -> list[Any]:
+        """The shape of the cache of an embedding table; set as a tuple or list, kept as a list."""
+        return self._cache_shape
+
+    @cache_shape.setter
+    def cache_shape(self, cache_shape: list[Any] | tuple[Any, ...]) -> None:
+        given: object = cache_shape
+        if not isinstance(given, (list, tuple)):
+            raise TypeError(f"cache_shape must be a list or tuple, got {given!r} of type {type(given).__name__}")
+        self._cache_shape = list(given)
+
+    @property
+    def data(self) -> Self:
+        """The parameter itself, as in MindSpore 1.3."""
+        return self
+
+    @property
+    def inited_param(self) -> Self | None:
+        """The parameter that holds the values of one that was lazy, which is itself; None before, and if made of data.
+
+        Examples:
+            >>> from tritonparam import Parameter
+            >>> from tritonparam.initializer import initializer
+            >>> w = Parameter(initializer("ones", [2]))
+            >>> w.inited_param is None, w.init_data().inited_param is w
+            (True, True)
+        """
+        return self if self._was_lazy and not self.has_init else None
+
+    @property
+    def box(self) -> Box:
+        """Which box of the whole parameter this is: all of it, unless `init_data`, `slice` or `load` cut it.
+
+        Examples:
+            >>> from tritonparam import Parameter
+            >>> from tritonparam.initializer import initializer
+            >>> w = Parameter(initializer("ones", [4, 3])).init_data(([2], [0, -1], [2, 3], 0, True, ""), rank=1)
+            >>> w.box, w.global_shape
+            (Box(offsets=(2, 0), sizes=(2, 3)), (4, 3))
+        """
+        return self._placed()[0]
+
+    @property
+    def global_shape(self) -> tuple[int, ...]:
+        """The shape of the whole parameter of which this is `box`."""
+        return self._placed()[1]
+
+    def _placed(self) -> tuple[Box, tuple[int, ...]]:
+        if self._place is None or self._place[0].sizes != self.shape:  # its torch tensor was given other data
+            return Box.whole(self.shape), self.shape
+        return self._place
+
+    def set_param_ps(self, init_in_server: bool = False) -> None:
+        """Say that a parameter server is to hold and update this parameter. There is no way back but the attributes.
+
+        Args:
+            init_in_server: The server also makes the first values; for embedding tables only.
+
+        Raises:
+            TypeError: init_in_server is no bool.
+            RuntimeError: It is True, and the name does not end in "embedding_table".
+
+        Examples:
+            >>> from tritonparam import Parameter
+            >>> table = Parameter([1.0], name="net.embedding_table")
+            >>> table.set_param_ps(init_in_server=True)
+            >>> table.is_param_ps, table.init_in_server
+            (True, True)
+        """
+        if checked_bool("init_in_server", init_in_server) and not self.name.endswith(TABLE):
+            raise RuntimeError(f"init_in_server must be False unless the name ends in {TABLE!r}, got {self.name!r}")
+        self.is_param_ps, self.init_in_server = True, init_in_server
+
+    def __repr__(self) -> str:
+        return (
+            f"Parameter (name={self.name}, shape={self.shape}, dtype={self.dtype}, requires_grad={self.requires_grad})"
+        )
+
+    __str__ = __repr__

@@ -1,0 +1,119 @@
+"""Memory: which tensors have some that a plan can read or write, and which share it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+# What `numpy.shares_memory` may spend on one pair: enough for boxes of one tensor, whatever its rank.
+_MAX_WORK = 10_000
+
+
+def check_memory(argument: str, tensor: object) -> torch.Tensor:
+    """`tensor`, if it is a torch tensor whose elements lie in memory as its strides say.
+
+    Raises:
+        TypeError: It is no torch.Tensor.
+        ValueError: It is sparse, quantized, on the meta device, a conjugate or negative view, or of a class that stands
+            for other tensors, as DTensor and FakeTensor do.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{argument} must be a torch.Tensor, got {type(tensor).__name__}")
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        raise ValueError(
+            f"{argument} must be a tensor with memory of its own, got {type(tensor).__name__}, which stands for others"
+        )
+    if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
+        raise ValueError(f"{argument} must be a strided tensor with storage, got {tensor.layout} on {tensor.device}")
+    if tensor.is_conj() or tensor.is_neg():
+        raise ValueError(f"{argument} must not be a conjugate or negative view: resolve_conj and resolve_neg copy it")
+    return tensor
+
+
+def is_deferred(tensor: torch.Tensor) -> bool:
+    """Whether it has elements but, made inside `deferred_init`, no memory; its address counts from 0 then."""
+    return bool(tensor.numel()) and not tensor.is_meta and not tensor.untyped_storage().data_ptr()
+
+
+def check_writable(argument: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor two of whose elements may share memory.
+
+    Raises:
+        ValueError: It overlaps itself.
+    """
+    if _overlaps_itself(tensor):
+        raise ValueError(
+            f"{argument} must not overlap itself, got shape {tuple(tensor.shape)} with strides {tensor.stride()}"
+        )
+
+
+def _overlaps_itself(tensor: torch.Tensor) -> bool:
+    """In order of stride, each dimension must step over all that lies within."""
+    if not tensor.numel():
+        return False
+    extent = 1
+    for stride, size in sorted(
+        (stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1
+    ):
+        if stride < extent:
+            return True
+        extent = stride * (size - 1) + extent
+    return False
+
+
+def overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether some byte is in both; where that is too hard to find out, yes.
+
+    Examples:
+        >>> x = torch.zeros(4, 6)
+        >>> overlap(x[:, :3], x[:, 3:]), overlap(x[:, :4], x[:, 3:])
+        (False, True)
+    """
+    if one.device != other.device or not _spans_meet(one, other):
+        return False
+    if is_deferred(one) and one.untyped_storage()._cdata != other.untyped_storage()._cdata:
+        return False
+    if one.is_contiguous() and other.is_contiguous():
+        return True
+    try:
+        return bool(np.shares_memory(_bytes_of(one), _bytes_of(other), max_work=_MAX_WORK))  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _spans_meet(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether the spans from the first to the last byte meet."""
+    if not one.numel() or not other.numel():
+        return False
+    first, second = one.data_ptr(), other.data_ptr()
+    return first < second + _span(other) and second < first + _span(one)
+
+
+def _span(tensor: torch.Tensor) -> int:
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return (steps + 1) * tensor.element_size()
+
+
+class _Addresses:
+    """Where a tensor's elements lie, as NumPy has it; nobody looks at what is there, which may be on a GPU."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        size = tensor.element_size()
+        # What does not lead to further addresses may be longer than NumPy can count.
+        steps = [
+            (length, stride)
+            for length, stride in zip(tensor.shape, tensor.stride(), strict=True)
+            if length > 1 and stride
+        ]
+        self.__array_interface__ = {
+            "data": (tensor.data_ptr(), True),
+            "shape": tuple(length for length, _ in steps),
+            "strides": tuple(size * stride for _, stride in steps),
+            "typestr": f"|V{size}",
+            "version": 3,
+        }
+
+
+def _bytes_of(tensor: torch.Tensor) -> npt.NDArray[np.void]:
+    return np.asarray(_Addresses(tensor))

@@ -1,0 +1,42 @@
+"""Which dtypes of a checkpoint go into which: among floats all, of integers those that lose nothing."""
+
+from __future__ import annotations
+
+import torch
+
+from tritonparam._copy import CAST_DTYPES
+from tritonparam._set_data import takes
+from tritonparam.dtype import as_dtype
+
+
+def goes_into(stored: torch.dtype, own: torch.dtype) -> bool:
+    """Whether values of dtype `stored` are cast to `own` when they are loaded.
+
+    Of integers and bools, those are that `Parameter.set_data` takes and that keep every value: it takes Int8 for
+    UInt8, and Int64 for Float16, where a checkpoint's values would silently become others.
+
+    Examples:
+        >>> goes_into(torch.float32, torch.bfloat16), goes_into(torch.int32, torch.int64)
+        (True, True)
+        >>> goes_into(torch.int64, torch.float32), goes_into(torch.float32, torch.int64)
+        (False, False)
+    """
+    if stored == own:
+        return True
+    if stored not in CAST_DTYPES or own not in CAST_DTYPES:
+        return False
+    if stored.is_floating_point:
+        return own.is_floating_point
+    return takes(as_dtype(own), as_dtype(stored)) and _keeps(stored, own)
+
+
+def _keeps(stored: torch.dtype, own: torch.dtype) -> bool:
+    """Whether `own` has all integers that `stored` has."""
+    if stored == torch.bool:
+        return True
+    values = torch.iinfo(stored)
+    if own.is_floating_point:
+        exact = round(2 / torch.finfo(own).eps)  # up to here every integer is one of its numbers
+        return -exact <= values.min and values.max <= exact
+    limits = torch.iinfo(own)
+    return limits.min <= values.min and values.max <= limits.max

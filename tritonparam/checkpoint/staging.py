@@ -1,0 +1,129 @@
+"""Moving values from mapped files to where they will live: straight to a host, in turns of two buffers to a GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from tritonparam._views import Box, pieces
+from tritonparam.plan import Copy, Plan
+
+STAGING = 1 << 26  # bytes of a staging buffer
+_ALIGNMENT = 16
+
+
+class Move(NamedTuple):
+    """Values on the host and the place of the same shape, on any device, that they go to, cast to its dtype."""
+
+    out: torch.Tensor
+    source: torch.Tensor
+
+
+def move(moves: Iterable[Move], backend: str | None = None, advance: Callable[[int], None] = lambda _: None) -> None:
+    """Do all moves; beside the results, memory is taken for the staging buffers of CUDA devices only.
+
+    Args:
+        moves: No two of them write the same element.
+        backend: As for `Plan`.
+        advance: Called with the bytes of each piece that was read.
+    """
+    by_device: dict[torch.device, list[Move]] = {}
+    for each in moves:
+        by_device.setdefault(each.out.device, []).append(each)
+    for device, group in by_device.items():
+        batches = _batches(group, STAGING)
+        if device.type == "cpu":
+            for batch in batches:
+                Plan([Copy(each.out, each.source) for each in batch], backend).run()
+                advance(_nbytes(batch))
+        else:
+            with torch.cuda.device(device):
+                Staging(device, min(STAGING, sum(map(_nbytes_aligned, group)))).run(batches, backend, advance)
+
+
+class Staging:
+    """Two page-locked buffers used in turn: while a device fetches one, the host copies into the other.
+
+    Args:
+        device: Where the values go.
+        size: Of each buffer, in bytes.
+        pinned: Whether the buffers are page-locked.
+        event: Makes what tells that the device is done with a buffer.
+    """
+
+    def __init__(
+        self, device: torch.device, size: int, pinned: bool = True, event: Callable[[], Any] = torch.cuda.Event
+    ) -> None:
+        self._hosts = [torch.empty(size, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
+        # One will do: the next transfer into it comes after the plan that reads it, on the same stream.
+        self._arrived = torch.empty(size, dtype=torch.uint8, device=device)
+        self._events: list[Any] = [None, None]
+        self._event = event
+
+    def run(self, batches: Iterable[list[Move]], backend: str | None, advance: Callable[[int], None]) -> None:
+        """Move batches, each of at most the size of a buffer; returns when the device has read the last."""
+        for turn, batch in enumerate(batches):
+            host, done = self._hosts[turn % 2], self._events[turn % 2]
+            if done is not None:
+                done.synchronize()
+            used = _packed(batch, host)
+            end = used[-1][1] if used else 0
+            Plan(Copy(_shown(host, span, each), each.source) for span, each in zip(used, batch, strict=True)).run()
+            self._arrived[:end].copy_(host[:end], non_blocking=True)
+            event = self._events[turn % 2] = self._event()
+            event.record()
+            copies = [Copy(each.out, _shown(self._arrived, span, each)) for span, each in zip(used, batch, strict=True)]
+            Plan(copies, backend).run()
+            advance(_nbytes(batch))
+        for event in self._events:
+            if event is not None:
+                event.synchronize()
+
+
+def _batches(moves: Iterable[Move], limit: int) -> Iterator[list[Move]]:
+    """The moves, cut into pieces and gathered into lists that fit a buffer of `limit` bytes."""
+    batch: list[Move] = []
+    filled = 0
+    for each in moves:
+        for offsets, sizes in pieces(each.source.shape, limit // each.source.element_size()):
+            nbytes = _aligned(math.prod(sizes) * each.source.element_size())
+            if batch and filled + nbytes > limit:
+                yield batch
+                batch, filled = [], 0
+            box = Box(offsets, sizes)
+            whole = sizes == tuple(each.source.shape)
+            batch.append(each if whole else Move(box.of(each.out), box.of(each.source)))
+            filled += nbytes
+    if batch:
+        yield batch
+
+
+def _nbytes_aligned(each: Move) -> int:
+    return _aligned(each.source.numel() * each.source.element_size())
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _nbytes(batch: Iterable[Move]) -> int:
+    return sum(each.source.numel() * each.source.element_size() for each in batch)
+
+
+def _packed(batch: Iterable[Move], buffer: torch.Tensor) -> list[tuple[int, int]]:
+    """Where in `buffer` each move's values are staged: first byte and the one after the last."""
+    spans, start = [], 0
+    for each in batch:
+        end = start + each.source.numel() * each.source.element_size()
+        spans.append((start, end))
+        start = _aligned(end)
+    if spans and spans[-1][1] > buffer.numel():
+        raise ValueError(f"batches must fit into the {buffer.numel()} bytes of a buffer, got {spans[-1][1]}")
+    return spans
+
+
+def _shown(buffer: torch.Tensor, span: tuple[int, int], each: Move) -> torch.Tensor:
+    return buffer[span[0] : span[1]].view(each.source.dtype).view(each.source.shape)

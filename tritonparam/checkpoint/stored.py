@@ -1,0 +1,234 @@
+"""What a checkpoint holds: which boxes of which tensors lie in which of its files, and how to see them."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tritonparam._arrays import view_of_array
+from tritonparam._views import Box
+from tritonparam.checkpoint.errors import CheckpointError
+from tritonparam.checkpoint.files import INDEX_NAME, WHOLE_NAME, Extent, read_whole_header
+
+# Keys and names that torch.distributed.checkpoint's HuggingFaceStorageWriter writes.
+SHARDING_KEY = "DCP_SHARDING_INFO"
+OFFSETS_KEY = "saved_offsets"
+SHAPE_KEY = "global_shape"  # this package's own: without it, what is missing at the end cannot be told
+_SHARDS = "shard-*-model-*.safetensors"
+_KEPT_OPEN = 64  # files
+
+
+@dataclass(frozen=True, slots=True)
+class SavedBox:
+    """A box of a tensor, the file that has it, and the byte of the file where it starts."""
+
+    path: Path
+    box: Box
+    start: int
+
+
+@dataclass(slots=True)
+class StoredTensor:
+    """A tensor of a checkpoint.
+
+    Attributes:
+        dtype: The dtype it is stored in.
+        shape: The shape of the whole.
+        saved: The boxes that are stored.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    saved: list[SavedBox] = field(default_factory=list)
+
+    def parts(self, box: Box) -> Iterator[tuple[SavedBox, Box]]:
+        """Disjoint boxes that together are `box`, each with a saved box that has it; as far as there are such."""
+        yield from self._cut(box)[0]
+
+    def uncovered(self, box: Box) -> Box | None:
+        """Some box within `box` that no file has; None where there is none."""
+        rest = self._cut(box)[1]
+        return rest[0] if rest else None
+
+    def _cut(self, box: Box) -> tuple[list[tuple[SavedBox, Box]], list[Box]]:
+        if len(self.saved) == 1 and self.saved[0].box == box:  # as nearly always
+            return [(self.saved[0], box)] if math.prod(box.sizes) else [], []
+        found: list[tuple[SavedBox, Box]] = []
+        rest = [box] if math.prod(box.sizes) else []
+        for saved in self.saved:
+            if not rest:
+                break
+            left: list[Box] = []
+            for each in rest:
+                hit = each.meet(saved.box)
+                if hit is None:
+                    left.append(each)
+                else:
+                    found.append((saved, hit))
+                    left += each.minus(hit)
+            rest = left
+        return found, rest
+
+
+class Checkpoint:
+    """An existing checkpoint; its headers have been read, its values only are when they are asked for.
+
+    Args:
+        path: A safetensors file, a folder with `model.safetensors`, with an index or with shards, or an index.
+
+    Attributes:
+        path: That path.
+        tensors: What is stored, by name.
+
+    Raises:
+        CheckpointError: There is none, a file is missing or damaged, or files contradict each other; it names the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tensors: dict[str, StoredTensor] = {}
+        self._open: dict[Path, torch.Tensor] = {}
+        try:
+            files, weight_map = _files(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        shapes: dict[str, tuple[int, ...]] = {}
+        for file in files:
+            self._add(file, weight_map, shapes)
+        for name, file in (weight_map or {}).items():
+            if name not in self.tensors:
+                raise CheckpointError(f"{file} does not hold {name!r}, as the index says")
+        for name, shape in shapes.items():
+            tensor = self.tensors[name]
+            if any(not each.box.lies_in(shape) for each in tensor.saved):
+                raise CheckpointError(f"{tensor.saved[0].path}: {name!r} is of shape {shape}, and another box is not")
+            tensor.shape = shape
+
+    def view(self, name: str, saved: SavedBox, box: Box) -> torch.Tensor:
+        """The elements of the tensor `name` in `box`, as `saved` has them: a view of the mapped file, only for reading.
+
+        (`safe_open` maps a file so that it has to fit into memory, though only a part is looked at.)
+
+        Raises:
+            CheckpointError: The file has changed, or the system does not map it.
+        """
+        dtype, sizes = self.tensors[name].dtype, saved.box.sizes
+        end = saved.start + math.prod(sizes) * dtype.itemsize
+        data = self._mapped(saved.path)
+        if end > len(data):
+            raise CheckpointError(f"{saved.path} has become shorter: {name!r} is not in it any more")
+        part = data[saved.start : end]
+        if saved.start % dtype.itemsize:  # torch has no view of another dtype there, but for a tensor that starts there
+            part = torch.from_numpy(part.numpy())
+        whole = part.view(dtype).view(sizes)
+        return whole if box == saved.box else box.within(saved.box).of(whole)
+
+    def _mapped(self, path: Path) -> torch.Tensor:
+        if path not in self._open:
+            try:
+                self._open[path] = _map(path) if len(self._open) < _KEPT_OPEN else _map_closed(path)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise CheckpointError(f"{path} cannot be read: {error}") from None
+        return self._open[path]
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._open.clear()
+
+    def _add(self, file: Path, weight_map: Mapping[str, Path] | None, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Take in what `file` holds."""
+        try:
+            header = read_whole_header(file)
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
+        sharding = _sharding(file, header.metadata)
+        for name, extent in header.extents.items():
+            if weight_map is not None and weight_map.get(name) != file:
+                raise CheckpointError(f"{file} holds {name!r}, and the index does not say so")
+            offsets, shape = (None, None) if sharding is None else _place(file, name, extent, sharding)
+            box = Box(offsets or (0,) * len(extent.shape), extent.shape)
+            ends = tuple(start + size for start, size in zip(box.offsets, box.sizes, strict=True))
+            tensor = self.tensors.setdefault(name, StoredTensor(extent.dtype, ends))
+            if tensor.saved and (offsets is None or tensor.dtype != extent.dtype or len(ends) != len(tensor.shape)):
+                raise CheckpointError(f"{file} and {tensor.saved[0].path} both hold {name!r}, and not as boxes of one")
+            if shape is not None and shapes.setdefault(name, shape) != shape:
+                raise CheckpointError(f"{file}: {name!r} is of shape {shape}, and elsewhere of {shapes[name]}")
+            tensor.shape = tuple(map(max, tensor.shape, ends))
+            tensor.saved.append(SavedBox(file, box, header.begin + extent.start))
+
+
+def _map(path: Path) -> torch.Tensor:
+    """The bytes of the file at `path`, which stays open as long as they are looked at."""
+    with path.open("rb") as file:
+        return view_of_array(np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8))[0]
+
+
+def _map_closed(path: Path) -> torch.Tensor:
+    """The same of a file that is closed again: a system has fewer descriptors than a checkpoint may have files.
+
+    Such a map has to fit into memory, though it takes none; where there are many files, each of them does.
+    """
+    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8, device="cpu")
+
+
+def _files(path: Path) -> tuple[list[Path], dict[str, Path] | None]:
+    """The files of the checkpoint at `path`, and which of them has which tensor where an index says so."""
+    if path.is_dir():
+        if (path / WHOLE_NAME).is_file():
+            return [path / WHOLE_NAME], None
+        if not (path / INDEX_NAME).is_file():
+            found = sorted(path.glob(_SHARDS)) or sorted(path.glob("*.safetensors"))
+            if not found:
+                raise CheckpointError(f"{path} has no safetensors files")
+            return found, None
+        path = path / INDEX_NAME
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    if path.suffix != ".json":
+        return [path], None
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        files = {str(name): path.with_name(file) for name, file in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not the index of a checkpoint: {error}") from None
+    for name, file in files.items():
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing: {path.name} says that it holds {name!r}")
+    return list(dict.fromkeys(files.values())), files
+
+
+def _sharding(file: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """What `file` says about the places of its boxes; None where its tensors are whole."""
+    if SHARDING_KEY not in metadata:
+        return None
+    try:
+        sharding = json.loads(metadata[SHARDING_KEY])
+        if not isinstance(sharding, dict):
+            raise ValueError("no JSON object")
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{file}: its {SHARDING_KEY} cannot be read: {error}") from None
+    return sharding
+
+
+def _place(
+    file: Path, name: str, extent: Extent, sharding: Mapping[str, Any]
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Where the box of `name` starts, and the shape of the whole where the file says it."""
+    try:
+        row = sharding[name]
+        offsets = tuple(row[OFFSETS_KEY])
+        shape = tuple(row[SHAPE_KEY]) if SHAPE_KEY in row else None
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: its {SHARDING_KEY} does not place {name!r}: {error}") from None
+    for numbers in (offsets, shape or offsets):
+        if len(numbers) != len(extent.shape) or any(type(each) is not int or each < 0 for each in numbers):
+            raise CheckpointError(f"{file}: its {SHARDING_KEY} does not place {name!r}: {row!r}")
+    return offsets, shape

@@ -1,0 +1,225 @@
+"""Targets: the tensors that `load` writes and `save` reads, whatever they are held by, and which box of which whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tritonparam._declarations import Declaration, declared
+from tritonparam._layout import box_of
+from tritonparam._mesh import mesh_box
+from tritonparam._tape import History
+from tritonparam._views import Box
+from tritonparam.parameter import Parameter, ParameterTuple
+from tritonparam.tensor import Tensor
+
+Target = (
+    torch.nn.Module
+    | Tensor
+    | Iterable[Parameter]
+    | Mapping[str, Tensor]
+    | Mapping[str, torch.Tensor]
+    | Mapping[str, Any]
+)
+Layout = tuple[Any, ...] | Box
+Layouts = Layout | Mapping[str, Layout] | None
+Renaming = Mapping[str, str] | Callable[[str], str] | None
+
+
+@dataclass(eq=False)
+class Slot:
+    """One tensor of a target.
+
+    Attributes:
+        names: Its name and, of tied ones, the further ones; of a module, those that its state dict has if it has one.
+        shape: Of the whole.
+        box: Which box of the whole is held here, or will be.
+        dtype: The dtype it has, or was declared with.
+        values: The real local tensor, of the shape of the box; None where there is none yet.
+        lazy: The lazy Tensor or Parameter.
+        declaration: What a deferred tensor of a module is to hold.
+        expected: Whether a checkpoint is to have it.
+        mine: Whether this process is the one to write it; None where others may hold the same and nobody knows.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    box: Box
+    dtype: torch.dtype
+    values: torch.Tensor | None = None
+    lazy: Tensor | None = None
+    declaration: Declaration | None = None
+    expected: bool = True
+    mine: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """The first of its names."""
+        return self.names[0]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the tensor is held here."""
+        return self.box == Box.whole(self.shape)
+
+
+def slots_of(target: Any) -> list[Slot]:
+    """The tensors of `target`, each once, in its order.
+
+    Raises:
+        TypeError: target is nothing that holds tensors.
+        ValueError: Two Parameters have one name, or a tensor has no values and nothing that says which it should have.
+    """
+    if isinstance(target, torch.nn.Module):
+        return [_declared_slot(each) for each in declared(target)]
+    if isinstance(target, Mapping):
+        return _mapped_slots(target)
+    if isinstance(target, Parameter):
+        target = (target,)
+    if isinstance(target, (torch.Tensor, Tensor, str)) or not isinstance(target, Iterable):
+        raise TypeError(
+            "target must be a torch.nn.Module, a Parameter, an iterable of Parameters or a mapping from names to "
+            f"Parameters and torch tensors, got {target!r} of type {type(target).__name__}"
+        )
+    members = ParameterTuple(target)
+    return [_tensor_slot((each.name,), each) for each in {id(each): each for each in members}.values()]
+
+
+def _mapped_slots(target: Mapping[Any, Any]) -> list[Slot]:
+    named: dict[int, tuple[list[str], Any]] = {}
+    for name, tensor in target.items():
+        if not isinstance(name, str) or not isinstance(tensor, (Tensor, torch.Tensor)):
+            raise TypeError(
+                "target must map names to Parameters and torch tensors, got "
+                f"{name!r}: {tensor!r} of type {type(tensor).__name__}"
+            )
+        named.setdefault(id(tensor), ([], tensor))[0].append(name)
+    return [_tensor_slot(tuple(names), tensor) for names, tensor in named.values()]
+
+
+def _declared_slot(each: Declaration) -> Slot:
+    names = each.saved_names or (each.name, *each.aliases)
+    if each.history is None:
+        slot = _tensor_slot(names, each.tensors[0])
+        slot.expected = each.persistent
+        return slot
+    whole = Box.whole(each.shape)
+    return Slot(names, each.shape, whole, each.dtype, declaration=each, expected=each.persistent)
+
+
+def _tensor_slot(names: tuple[str, ...], tensor: Tensor | torch.Tensor) -> Slot:
+    if isinstance(tensor, Tensor):
+        shape, box = tensor.shape, Box.whole(tensor.shape)
+        if isinstance(tensor, Parameter):
+            shape, box = tensor.global_shape, tensor.box
+        if tensor.has_init:
+            return Slot(names, shape, box, tensor.dtype.torch, lazy=tensor)
+        return Slot(names, shape, box, tensor.dtype.torch, values=tensor.torch.detach())
+    if _is_dtensor(tensor):
+        return _dtensor_slot(names, tensor)
+    if tensor.is_meta:
+        what = (
+            "is deferred: it goes with its module" if History.of(tensor) else "has no values: it is on the meta device"
+        )
+        raise ValueError(f"target must hold tensors with values, and {names[0]!r} {what}")
+    shape = tuple(tensor.shape)
+    return Slot(names, shape, Box.whole(shape), tensor.dtype, values=tensor.detach())
+
+
+def _is_dtensor(tensor: torch.Tensor) -> bool:
+    return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements") and hasattr(tensor, "to_local")
+
+
+def _dtensor_slot(names: tuple[str, ...], tensor: Any) -> Slot:
+    shape, mesh, placements = tuple(tensor.shape), tensor.device_mesh, tuple(tensor.placements)
+    local = tensor.detach().to_local()
+    coordinate = mesh.get_coordinate()
+    if coordinate is None:  # this process is not in the mesh and holds nothing
+        return Slot(names, shape, Box((0,) * len(shape), (0,) * len(shape)), tensor.dtype, values=local, mine=False)
+    try:
+        box = mesh_box((mesh, placements), shape)
+    except ValueError as error:
+        raise ValueError(f"target must hold boxes of tensors, and {names[0]!r} is none: {error}") from None
+    if tuple(local.shape) != box.sizes:
+        raise ValueError(
+            f"target must hold DTensors cut as torch cuts them: that of {names[0]!r} has a local tensor of shape "
+            f"{tuple(local.shape)}, not {box.sizes}"
+        )
+    first = all(not place.is_replicate() or not at for place, at in zip(placements, coordinate, strict=True))
+    return Slot(names, shape, box, tensor.dtype, values=local, mine=first)
+
+
+def lay_slots(slots: Iterable[Slot], layouts: Any, rank: int | None) -> None:
+    """Give lazy tensors the boxes that `layouts` says.
+
+    Raises:
+        TypeError: layouts is of another type, or a layout is.
+        ValueError: It names what is not there, a box does not lie in its tensor or a layout does not go with it, or a
+            tensor that is real already is another box; or rank is given without layouts.
+    """
+    if layouts is None:
+        if rank is not None:
+            raise ValueError(f"rank goes with layouts; without them it must be None, got {rank!r}")
+        return
+    by_name = {name: slot for slot in slots for name in slot.names}
+    if isinstance(layouts, Mapping):
+        lost = [name for name in layouts if name not in by_name]
+        if lost:
+            raise ValueError(f"layouts must name tensors of target, got {listed(lost)}")
+        wanted = {by_name[name]: layout for name, layout in layouts.items()}
+    else:
+        wanted = {slot: layouts for slot in by_name.values() if slot.lazy is not None}
+    for slot, layout in wanted.items():
+        try:
+            box = layout if isinstance(layout, Box) else box_of(layout, slot.shape, rank)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"layouts, for {slot.name!r}: {error}") from None
+        if not box.lies_in(slot.shape):
+            raise ValueError(f"layouts must be boxes of {slot.name!r}, of shape {slot.shape}, got {box}")
+        if (not isinstance(slot.lazy, Parameter) or not slot.is_whole) and box != slot.box:
+            raise ValueError(f"layouts must be for whole lazy Parameters; {slot.name!r} is none, and is not {box}")
+        slot.box = box
+
+
+def rename(slots: Iterable[Slot], mapping: Any) -> dict[Slot, tuple[str, ...]]:
+    """What `mapping` calls each tensor in the checkpoint: as many names as it has here.
+
+    Raises:
+        TypeError: mapping is neither a mapping nor a function, or gives what is no string.
+        ValueError: It gives two tensors one name.
+    """
+    if mapping is not None and not isinstance(mapping, Mapping) and not callable(mapping):
+        raise TypeError(f"mapping must be a mapping or a function from names to names, got {mapping!r}")
+    renamed: dict[Slot, tuple[str, ...]] = {}
+    owners: dict[str, Slot] = {}
+    for slot in slots:
+        renamed[slot] = tuple(_renamed(name, mapping) for name in slot.names)
+        for name, other in zip(slot.names, renamed[slot], strict=True):
+            owner = owners.setdefault(other, slot)
+            if owner is not slot:
+                raise ValueError(
+                    f"mapping must give tensors different names, got {other!r} for {owner.name!r} and {name!r}"
+                )
+    return renamed
+
+
+def _renamed(name: str, mapping: Any) -> str:
+    other = name if mapping is None else mapping.get(name, name) if isinstance(mapping, Mapping) else mapping(name)
+    if not isinstance(other, str):
+        raise TypeError(f"mapping must give strings, got {other!r} for {name!r}")
+    return other
+
+
+def listed(names: Iterable[str], limit: int = 10) -> str:
+    """The first few of `names`, and how many more there are.
+
+    Examples:
+        >>> listed(["a", "b", "c"], limit=2)
+        'a, b and 1 more'
+    """
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
