@@ -13,7 +13,7 @@ from bench.clock import Run, host_clock, interleave
 from bench.memory import Memory
 from bench.rows import Environment, Row
 from bench.run import line, row
-from tritonparam import Fill, Normal, Plan, derive_key
+from tritonparam import Copy, Fill, Normal, Plan, derive_key
 
 COUNT = 10_000
 BACKENDS = {"cpu": "numpy", "cuda": "triton"}
@@ -35,6 +35,11 @@ def fills(tensors: Iterable[torch.Tensor], keys: Iterable[int]) -> list[Fill]:
     return [Fill(tensor, law, key) for tensor, key in zip(tensors, keys, strict=True)]
 
 
+def copies(outs: Iterable[torch.Tensor], sources: Iterable[torch.Tensor]) -> list[Copy]:
+    """A copy for each pair of tensors."""
+    return [Copy(out, source) for out, source in zip(outs, sources, strict=True)]
+
+
 def measure_host(
     device: str,
     environment: Environment,
@@ -45,7 +50,8 @@ def measure_host(
 ) -> list[Row]:
     """Time each step on the host: keys, fills, plan (of it the table), and the run, up to where the call returns.
 
-    On a CPU the run includes the values, which the NumPy definition makes one tensor at a time.
+    And of as many copies: the Copy objects, the plan (of it the table) and the run. On a CPU a run includes the values,
+    which the NumPy definition makes one tensor at a time.
     """
     backend = BACKENDS[device]
     shapes = ((64,),) * count
@@ -53,17 +59,25 @@ def measure_host(
     all_names = names(count)
     all_keys = keys(all_names)
     all_fills = fills(tensors, all_keys)
-    plan = Plan(all_fills, backend)
+    sources = Memory(Case("normal", backend, "", shapes, "float32", 1), device).tensors
+    all_copies = copies(tensors, sources)
+    plan, copy_plan = Plan(all_fills, backend), Plan(all_copies, backend)
     steps: dict[tuple[str, str], Run] = {
         ("keys", "tritonparam"): lambda: keys(all_names),
         ("fills", "tritonparam"): lambda: fills(tensors, all_keys),
         ("plan", f"tritonparam {backend}"): lambda: Plan(all_fills, backend),
         ("run", f"tritonparam {backend}"): plan.run,
+        ("copies", "tritonparam"): lambda: copies(tensors, sources),
+        ("plan of copies", f"tritonparam {backend}"): lambda: Plan(all_copies, backend),
+        ("run of copies", f"tritonparam {backend}"): copy_plan.run,
+        ("run of copies", "torch foreach"): lambda: torch._foreach_copy_(tensors, sources),
     }
     if find_spec("triton") is not None:
-        # Laying out the table needs no GPU.
+        # Laying out the tables needs no GPU.
         build_fill_table = import_module("tritonparam._backends._fill_table").build_fill_table
         steps["table", "tritonparam triton"] = lambda: build_fill_table(all_fills)
+        build_copy_table = import_module("tritonparam._backends._copy_table").build_copy_table
+        steps["table of copies", "tritonparam triton"] = lambda: build_copy_table(all_copies)
 
     def clock(act: Run, repeats: int) -> float:
         if device == "cuda":

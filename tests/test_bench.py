@@ -178,7 +178,12 @@ def test_makers_on_a_gpu_are_timed_called_and_replayed():
         "fills",
         "plan",
         "run",
+        "copies",
+        "plan of copies",
+        "run of copies",
+        "run of copies",
         "table",
+        "table of copies",
     ]
 
 
@@ -377,7 +382,8 @@ def test_rows_of_other_columns_are_refused(tmp_path):
 
 def test_host_steps_are_measured():
     found = host.measure_host("cpu", ENVIRONMENT, count=20, rounds=2)
-    assert [row.op for row in found][:4] == ["keys", "fills", "plan", "run"]
+    copies = ["copies", "plan of copies", "run of copies", "run of copies"]
+    assert [row.op for row in found][:8] == ["keys", "fills", "plan", "run", *copies]
     assert {(row.mode, row.tensors, row.elements) for row in found} == {("host", 20, 1280)}
     assert all(row.median_s > 0 for row in found)
 
