@@ -414,7 +414,10 @@ def test_dtype_of_a_clone_is_that_of_its_values_cast(own, wanted, lazy):
     assert (clone.has_init, clone.dtype.name, parameter.has_init) == (lazy, wanted, lazy)
     wide = clone.clone(dtype="float64")
     assert wide.has_init == lazy
-    want = parameter.init_data().torch.detach().to(clone.dtype.torch)
+    values = parameter.init_data().torch.detach()
+    if wanted == "float8_e4m3fn":  # torch saturates from 2.12 on
+        values = values.double().clamp(-448, 448)
+    want = values.to(clone.dtype.torch)
     assert torch.equal(bits(clone.init_data().torch), bits(want))
     assert torch.equal(wide.init_data().torch, want.double())
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
-from tritonparam import Box, Constant, Copy, Fill, Plan
+from tritonparam import Box, Constant, Copy, Fill, Plan, Tensor
 from tritonparam._arrays import view_of_array
 from tritonparam._backends import _host_copy
 from tritonparam._copy import CAST_DTYPES
@@ -268,6 +268,7 @@ def offsets(x: torch.Tensor) -> np.ndarray:
 X = torch.zeros(4, 4)
 REFUSED: dict[str, tuple[tuple[Any, ...], type[Exception], str]] = {
     "no tensor": (([1.0], X), TypeError, "out must be a torch.Tensor, got list"),
+    "no torch tensor": ((X, Tensor([1.0])), TypeError, r"source must be a torch.Tensor, got Tensor; its .torch is one"),
     "no source": ((X, 1.0), TypeError, "source must be a torch.Tensor, got float"),
     "meta": ((X, torch.zeros(4, 4, device="meta")), ValueError, "source must be a strided tensor with storage"),
     "sparse": ((X, torch.zeros(4, 4).to_sparse()), ValueError, "source must be a strided tensor"),

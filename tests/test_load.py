@@ -449,12 +449,15 @@ def test_dtypes_that_do_not_go_into_each_other_are_an_error_that_names_both(chec
 @pytest.mark.parametrize("own", FLOATS, ids=str)
 @pytest.mark.parametrize("saved", FLOATS, ids=str)
 def test_floats_are_cast_among_each_other(saved, own, tmp_path):
-    """As torch casts, NaN and infinities and all; of one dtype the bits stay."""
+    """As torch casts, NaN and infinities and all, and e4m3fn as it does from 2.12 on; of one dtype the bits stay."""
     values = torch.tensor([0.0, -0.0, 1.0, -2.7, 1e-7, 3e4, math.inf, math.nan, 448.0, 5e-5], dtype=torch.float64)
     save_file({"w": values.to(saved)}, tmp_path / "w.safetensors")
     target = {"w": torch.zeros(10, dtype=own)}
     load(target, tmp_path / "w.safetensors")
-    assert same(target["w"], values.to(saved).to(own))
+    stored = values.to(saved)
+    if own == torch.float8_e4m3fn:
+        stored = stored.double().clamp(-448, 448)
+    assert same(target["w"], stored.to(own))
 
 
 @pytest.mark.parametrize("saved", [*INTS, torch.bool], ids=str)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 # What `numpy.shares_memory` may spend on one pair: enough for boxes of one tensor, whatever its rank.
 _MAX_WORK = 10_000
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-def check_memory(argument: str, tensor: object) -> torch.Tensor:
+def check_memory(argument: str, tensor: Any) -> torch.Tensor:
     """`tensor`, if it is a torch tensor whose elements lie in memory as its strides say.
 
     Raises:
@@ -18,17 +21,24 @@ def check_memory(argument: str, tensor: object) -> torch.Tensor:
         ValueError: It is sparse, quantized, on the meta device, a conjugate or negative view, or of a class that stands
             for other tensors, as DTensor and FakeTensor do.
     """
-    if not isinstance(tensor, torch.Tensor):
-        raise TypeError(f"{argument} must be a torch.Tensor, got {type(tensor).__name__}")
-    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        raise ValueError(
-            f"{argument} must be a tensor with memory of its own, got {type(tensor).__name__}, which stands for others"
-        )
+    if type(tensor) not in _PLAIN:
+        _check_class(argument, tensor)
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
         raise ValueError(f"{argument} must be a strided tensor with storage, got {tensor.layout} on {tensor.device}")
     if tensor.is_conj() or tensor.is_neg():
         raise ValueError(f"{argument} must not be a conjugate or negative view: resolve_conj and resolve_neg copy it")
-    return tensor
+    checked: torch.Tensor = tensor
+    return checked
+
+
+def _check_class(argument: str, tensor: object) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        hint = "; its .torch is one" if isinstance(getattr(tensor, "torch", None), torch.Tensor) else ""
+        raise TypeError(f"{argument} must be a torch.Tensor, got {type(tensor).__name__}{hint}")
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        raise ValueError(
+            f"{argument} must be a tensor with memory of its own, got {type(tensor).__name__}, which stands for others"
+        )
 
 
 def is_deferred(tensor: torch.Tensor) -> bool:
