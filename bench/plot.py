@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.cases import PLAIN_FILL
-from bench.copies import PLAIN_COPY
+from bench.copies import OPS, PLAIN_COPY
 from bench.rows import Row
 from bench.table import significant
 
@@ -37,7 +37,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         raise ValueError("rows must hold some that move bytes, got none")
     panels: dict[str, list[Row]] = {}
     for row in values:
-        panels.setdefault(f"{row.workload}, {row.threads} threads, {row.mode}", []).append(row)
+        what = "copies" if row.op in OPS else "fills"
+        panels.setdefault(f"{what}: {row.workload}, {row.threads} threads, {row.mode}", []).append(row)
     figure = Figure(figsize=(10, 0.8 + 2.6 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, shown) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
@@ -51,7 +52,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             axes.bar_label(drawn, [significant(row.gb_per_s, 2) for row in bars], fontsize=6, padding=1)
         axes.set_yscale("log")
         axes.margins(y=0.15)
-        axes.set_xticks(range(len(jobs)), [f"{op.replace('_', ' ')}\n{dtype}" for op, dtype in jobs], fontsize=8)
+        axes.set_xticks(range(len(jobs)), [_label(*job) for job in jobs], fontsize=7)
         axes.set_ylabel("GB/s (log)", fontsize=8)
         axes.set_title(title, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
@@ -62,3 +63,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     first = values[0]
     figure.suptitle(f"{first.device}; torch {first.torch}, tritonparam {first.tritonparam}, {first.date}", fontsize=9)
     figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def _label(op: str, dtype: str) -> str:
+    return f"{op.replace('_', ' ')}\n{dtype}".replace(" to ", "\nto ")
