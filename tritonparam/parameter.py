@@ -81,7 +81,8 @@ class ParameterTuple(tuple[Parameter, ...]):
         and on CUDA take note of other streams (`record_stream`) and go to other processes by `torch.multiprocessing`.
 
         Args:
-            prefix: ASCII letters, digits, "_" and ".", at least one, the first not ".".
+            prefix: ASCII letters, digits, "_" and ".", at least one, the first not ".". One that ends in "." makes
+                names with two, as in MindSpore.
             init: As for `Parameter.clone`; a Tensor must have the shape of every member.
             dtype: Of the clones, as for `Parameter.clone`; None for those of the members.
 
