@@ -34,33 +34,22 @@ _UINT64 = tl.constexpr(DTYPES["uint64"])
 _TWO_63 = tl.constexpr(2.0**63)
 
 
+# What is stored for each dtype, in the order of DTYPES; the same is loaded, but for bfloat16, as its bits.
+_TYPES = tl.constexpr(
+    (
+        *(tl.float64, tl.float32, tl.bfloat16, tl.float16, tl.uint8, tl.uint8, tl.uint8),
+        *(tl.int8, tl.uint8, tl.int16, tl.uint16, tl.int32, tl.uint32, tl.int64, tl.uint64),
+    )
+)
+
+
 @triton.jit
 def _pointer(address, DTYPE: tl.constexpr, STORED: tl.constexpr):
     """`address` as a pointer to what is loaded, or STORED, for this dtype."""
-    if DTYPE == 0:
-        return address.to(tl.pointer_type(tl.float64))
-    elif DTYPE == 1:
-        return address.to(tl.pointer_type(tl.float32))
-    elif DTYPE == 2 and STORED:
-        return address.to(tl.pointer_type(tl.bfloat16))
-    elif DTYPE == 3:
-        return address.to(tl.pointer_type(tl.float16))
-    elif DTYPE == 4 or DTYPE == 5 or DTYPE == 6 or DTYPE == 8:
-        return address.to(tl.pointer_type(tl.uint8))
-    elif DTYPE == 7:
-        return address.to(tl.pointer_type(tl.int8))
-    elif DTYPE == 9:
-        return address.to(tl.pointer_type(tl.int16))
-    elif DTYPE == 2 or DTYPE == 10:
+    if DTYPE == 2 and not STORED:
         return address.to(tl.pointer_type(tl.uint16))
-    elif DTYPE == 11:
-        return address.to(tl.pointer_type(tl.int32))
-    elif DTYPE == 12:
-        return address.to(tl.pointer_type(tl.uint32))
-    elif DTYPE == 13:
-        return address.to(tl.pointer_type(tl.int64))
     else:
-        return address.to(tl.pointer_type(tl.uint64))
+        return address.to(tl.pointer_type(_TYPES[DTYPE]))
 
 
 @triton.jit
@@ -158,19 +147,5 @@ def _cast(x, SOURCE: tl.constexpr, OUT: tl.constexpr):
             return _float(number, OUT)
         elif OUT == _BOOL:
             return _is_not_zero(number, SOURCE).to(tl.uint8)
-        elif OUT == 7:
-            return _integer(number, SOURCE, OUT).to(tl.int8)
-        elif OUT == 8:
-            return _integer(number, SOURCE, OUT).to(tl.uint8)
-        elif OUT == 9:
-            return _integer(number, SOURCE, OUT).to(tl.int16)
-        elif OUT == 10:
-            return _integer(number, SOURCE, OUT).to(tl.uint16)
-        elif OUT == 11:
-            return _integer(number, SOURCE, OUT).to(tl.int32)
-        elif OUT == 12:
-            return _integer(number, SOURCE, OUT).to(tl.uint32)
-        elif OUT == 13:
-            return _integer(number, SOURCE, OUT).to(tl.int64)
         else:
-            return _integer(number, SOURCE, OUT).to(tl.uint64)
+            return _integer(number, SOURCE, OUT).to(_TYPES[OUT])

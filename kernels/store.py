@@ -20,6 +20,15 @@ DTYPES = {
 }
 
 
+# What is stored for each, in this order.
+_TYPES = tl.constexpr(
+    (
+        *(tl.float32, tl.float64, tl.bfloat16, tl.float16, tl.uint8, tl.uint8),
+        *(tl.int8, tl.int16, tl.int32, tl.int64),
+    )
+)
+
+
 @triton.jit
 def _cast(x, DTYPE: tl.constexpr):
     """`x`, rounded once, as what is stored for a random dtype."""
@@ -39,24 +48,7 @@ def _cast(x, DTYPE: tl.constexpr):
 
 @triton.jit
 def _pointer(address, DTYPE: tl.constexpr):
-    if DTYPE == 0:
-        return address.to(tl.pointer_type(tl.float32))
-    elif DTYPE == 1:
-        return address.to(tl.pointer_type(tl.float64))
-    elif DTYPE == 2:
-        return address.to(tl.pointer_type(tl.bfloat16))
-    elif DTYPE == 3:
-        return address.to(tl.pointer_type(tl.float16))
-    elif DTYPE == 4 or DTYPE == 5:
-        return address.to(tl.pointer_type(tl.uint8))
-    elif DTYPE == 6:
-        return address.to(tl.pointer_type(tl.int8))
-    elif DTYPE == 7:
-        return address.to(tl.pointer_type(tl.int16))
-    elif DTYPE == 8:
-        return address.to(tl.pointer_type(tl.int32))
-    else:
-        return address.to(tl.pointer_type(tl.int64))
+    return address.to(tl.pointer_type(_TYPES[DTYPE]))
 
 
 @triton.jit
