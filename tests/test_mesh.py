@@ -1,6 +1,5 @@
 """init_data with a device mesh and placements: each process holds what torch's DTensor would give it of the whole."""
 
-import contextlib
 import math
 
 import pytest
@@ -8,28 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fake_mesh import mesh_of
 from tritonparam import Generator, Parameter
 from tritonparam.initializer import initializer
 
 distributed = pytest.importorskip("torch.distributed.tensor")
-fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg")
 Partial, Replicate, Shard = distributed.Partial, distributed.Replicate, distributed.Shard
 
 
 def declare(init, shape, dtype="float32"):
     with Generator(9):
         return Parameter(initializer(init, shape, dtype), "w")
-
-
-@contextlib.contextmanager
-def mesh_of(sizes, rank=0, world=None):
-    """The mesh of the first processes of `world`, as process `rank` has it; no other process exists."""
-    count = math.prod(sizes)
-    torch.distributed.init_process_group("fake", store=fake.FakeStore(), rank=rank, world_size=world or count)
-    try:
-        yield torch.distributed.device_mesh.DeviceMesh("cpu", torch.arange(count).view(*sizes))
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def places_of(shape, mesh, placements):

@@ -2,7 +2,6 @@
 bit, and so by torch's distributed checkpoint, whose boxes are loaded here too.
 """
 
-import contextlib
 import itertools
 import json
 import math
@@ -24,6 +23,7 @@ pytest.importorskip("safetensors")
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.fake_mesh import mesh_of
 from tritonparam import Box, Generator, Parameter, load, save
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
 from tritonparam.checkpoint.stored import SHARDING_KEY
@@ -31,7 +31,6 @@ from tritonparam.initializer import initializer
 
 distributed = pytest.importorskip("torch.distributed.tensor")
 dcp = pytest.importorskip("torch.distributed.checkpoint")
-fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg")
 hf = pytest.importorskip("torch.distributed.checkpoint.hf_storage")
 Replicate, Shard = distributed.Replicate, distributed.Shard
 
@@ -49,17 +48,6 @@ def same(one, other):
 def declare(name, shape, dtype="float32", init="normal"):
     with Generator(9):
         return Parameter(initializer(init, shape, dtype), name)
-
-
-@contextlib.contextmanager
-def mesh_of(sizes, rank=0, world=None):
-    """The mesh of the first processes of `world`, as process `rank` has it; no other process exists."""
-    count = math.prod(sizes)
-    torch.distributed.init_process_group("fake", store=fake.FakeStore(), rank=rank, world_size=world or count)
-    try:
-        yield torch.distributed.device_mesh.DeviceMesh("cpu", torch.arange(count).view(*sizes))
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 @st.composite

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tritonparam._flags import TABLE, Flag, Group, checked_bool, checked_name
+from tritonparam._flags import TABLE, Checked, checked_bool, checked_group, checked_name
 from tritonparam._views import Box
 from tritonparam.tensor import Tensor, TorchTensor
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class Attributes(Tensor):
     """The part of Parameter that neither reads nor writes values."""
 
-    layerwise_parallel = Flag()
-    parallel_optimizer = Flag()
-    cache_enable = Flag()
-    comm_fusion = Group()
+    layerwise_parallel = Checked(checked_bool)
+    parallel_optimizer = Checked(checked_bool)
+    cache_enable = Checked(checked_bool)
+    comm_fusion = Checked(checked_group)
 
     _name: str
     _requires_grad: bool

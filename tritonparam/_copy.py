@@ -88,9 +88,4 @@ def _in_box(argument: str, tensor: torch.Tensor, box: Box, backwards: tuple[int,
         raise TypeError(f"{argument} must be a Box, got {box!r} of type {type(box).__name__}")
     if not box.lies_in(tuple(tensor.shape)):
         raise ValueError(f"{argument} must lie in a tensor of shape {tuple(tensor.shape)}, got {box}")
-    if backwards:
-        offsets = list(box.offsets)
-        for d in backwards:
-            offsets[d] = tensor.shape[d] - box.offsets[d] - box.sizes[d]
-        box = Box(tuple(offsets), box.sizes)
-    return box.of(tensor)
+    return box.mirrored(tensor.shape, backwards).of(tensor)

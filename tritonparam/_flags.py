@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, overload
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, overload
 
 DEFAULT_NAME = "Parameter"
 LONGEST_NAME = 1024
@@ -57,50 +58,43 @@ def checked_bool(argument: str, value: object) -> bool:
     return value
 
 
-class Flag:
-    """An attribute that takes bools only."""
+def checked_group(argument: str, value: object) -> int:
+    """`value`, if it is an int >= 0.
+
+    Raises:
+        TypeError: It is no int, or a bool.
+        ValueError: It is negative.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} must be an int >= 0, got {value!r} of type {type(value).__name__}")
+    if value < 0:
+        raise ValueError(f"{argument} must be an int >= 0, got {value!r}")
+    return value
+
+
+T = TypeVar("T")
+
+
+class Checked(Generic[T]):
+    """An attribute that takes only what `check`, given its name and a value, lets through."""
+
+    def __init__(self, check: Callable[[str, object], T]) -> None:
+        self._check = check
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
     @overload
-    def __get__(self, instance: None, owner: type) -> Flag: ...
+    def __get__(self, instance: None, owner: type) -> Checked[T]: ...
 
     @overload
-    def __get__(self, instance: object, owner: type) -> bool: ...
+    def __get__(self, instance: object, owner: type) -> T: ...
 
-    def __get__(self, instance: Any, owner: type) -> Flag | bool:
+    def __get__(self, instance: Any, owner: type) -> Checked[T] | T:
         if instance is None:
             return self
-        value: bool = instance.__dict__[self._name]
+        value: T = instance.__dict__[self._name]
         return value
 
-    def __set__(self, instance: Any, value: bool) -> None:
-        instance.__dict__[self._name] = checked_bool(self._name, value)
-
-
-class Group:
-    """An attribute that takes ints >= 0 only."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> Group: ...
-
-    @overload
-    def __get__(self, instance: object, owner: type) -> int: ...
-
-    def __get__(self, instance: Any, owner: type) -> Group | int:
-        if instance is None:
-            return self
-        value: int = instance.__dict__[self._name]
-        return value
-
-    def __set__(self, instance: Any, value: int) -> None:
-        given: object = value
-        if isinstance(given, bool) or not isinstance(given, int):
-            raise TypeError(f"{self._name} must be an int >= 0, got {value!r} of type {type(value).__name__}")
-        if value < 0:
-            raise ValueError(f"{self._name} must be an int >= 0, got {value!r}")
-        instance.__dict__[self._name] = value
+    def __set__(self, instance: Any, value: T) -> None:
+        instance.__dict__[self._name] = self._check(self._name, value)

@@ -15,7 +15,7 @@ from tritonparam._key import derive_key
 from tritonparam._law import Constant, Law, Normal, Uniform
 from tritonparam._views import Box
 from tritonparam.dtype import as_dtype
-from tritonparam.plan import Fill, Plan
+from tritonparam.plan import Copy, Fill, Plan
 
 _AT_ONCE = 2**22  # elements of temporaries; changes no value
 
@@ -77,6 +77,11 @@ def finish_of(content: Content, out: torch.Tensor, key: int, offsets: tuple[int,
         content.finish(out, key, offsets)
 
 
+def _put(out: torch.Tensor, values: torch.Tensor) -> None:
+    """Write values from the host into `out`, on any device, cast to its dtype."""
+    Plan([Copy(out, values.to(out.device))]).run()
+
+
 @dataclass(frozen=True)
 class ArrayPattern(Pattern):
     """What a function of MindSpore's kind leaves in a NumPy array of the whole, on the host; boxes are cut from it."""
@@ -91,7 +96,7 @@ class ArrayPattern(Pattern):
         dtype = as_dtype(out.dtype)
         array = np.zeros(self.shape, dtype.numpy if dtype.in_numpy else np.float32)
         self.write(array)
-        out.copy_(Box(offsets, tuple(out.shape)).of(torch.from_numpy(array)).to(out.dtype))
+        _put(out, Box(offsets, tuple(out.shape)).of(torch.from_numpy(array)))
 
 
 @dataclass(frozen=True)
@@ -174,9 +179,4 @@ class OrthogonalPattern(Pattern):
             whole = (factor * signs * self.gain if rows >= columns else (factor * signs).T * self.gain).reshape(
                 self.shape
             )
-        whole = Box(offsets, tuple(out.shape)).of(whole)
-        if out.dtype != torch.float64:
-            whole = whole.to(torch.float32)
-        if out.dtype == torch.float8_e4m3fn:  # torch before 2.12 makes NaN of what is too large
-            whole = whole.clamp(-448.0, 448.0)
-        out.copy_(whole.to(out.dtype))
+        _put(out, Box(offsets, tuple(out.shape)).of(whole))

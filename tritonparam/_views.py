@@ -66,6 +66,18 @@ class Box:
         """
         return Box(tuple(o - first for o, first in zip(self.offsets, outer.offsets, strict=True)), self.sizes)
 
+    def mirrored(self, shape: Sequence[int], dims: Iterable[int]) -> Box:
+        """This box of a tensor of `shape`, counted from its end along `dims`.
+
+        Examples:
+            >>> Box((1, 0), (2, 3)).mirrored((5, 4), (0,))
+            Box(offsets=(2, 0), sizes=(2, 3))
+        """
+        offsets = list(self.offsets)
+        for d in dims:
+            offsets[d] = shape[d] - self.offsets[d] - self.sizes[d]
+        return Box(tuple(offsets), self.sizes)
+
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """The elements of `tensor` in this box, as a view of it."""
         for d, (offset, size) in enumerate(zip(self.offsets, self.sizes, strict=True)):

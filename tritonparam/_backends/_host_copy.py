@@ -66,11 +66,8 @@ def _may_leave_torch(source: torch.dtype, out: torch.dtype) -> bool:
 
 def _copy_by_chunks(copy: Copy) -> None:
     whole_out, whole_source = _sides(copy)
-    for offsets, sizes in pieces(whole_out.shape, CHUNK):
-        mirrored = list(offsets)
-        for d in copy.backwards:
-            mirrored[d] = whole_source.shape[d] - offsets[d] - sizes[d]
-        source, out = Box(tuple(mirrored), sizes).of(whole_source), Box(offsets, sizes).of(whole_out)
+    for box in (Box(*piece) for piece in pieces(whole_out.shape, CHUNK)):
+        source, out = box.mirrored(whole_source.shape, copy.backwards).of(whole_source), box.of(whole_out)
         if copy.backwards:  # as integers: torch flips neither 8-bit floats nor unsigned ones
             source = source.view(SIGNED_BY_WIDTH[source.element_size()]).flip(copy.backwards).view(source.dtype)
         if not _may_leave_torch(source.dtype, out.dtype) or _in_range(source, out.dtype):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,15 +12,15 @@ from typing import Any
 
 from tritonparam.checkpoint.errors import UsageError
 from tritonparam.checkpoint.files import write_file
-from tritonparam.checkpoint.workspace import check_target, lock, put_in_place
+from tritonparam.checkpoint.workspace import PartialFolder, lock
 
 OPTION = "overwrite=True"
 _KIND = "save"
 _PATIENCE = 30.0  # seconds; others hold the lock for some file names only
 
 
-class Assembly:
-    """The folder `out` + ".partial": `weights`, what `out` will be, and `state`: who is at work and who is done.
+class Assembly(PartialFolder):
+    """The partial folder of several processes; its `state` says who is at work and who is done.
 
     Args:
         out: The folder to make in the end.
@@ -33,15 +32,9 @@ class Assembly:
     """
 
     def __init__(self, out: Path, overwrite: bool, rank: int, world_size: int) -> None:
-        self.out = out.resolve()
-        self.overwrite = overwrite
-        self.root = self.out.with_name(self.out.name + ".partial")
-        self.folder = self.root / "weights"
-        self._state = self.root / "state"
-        self._replaced = self.root / "replaced"
+        super().__init__(out, overwrite, OPTION)
         self._rank, self._world_size = rank, world_size
         self._alive: int | None = None
-        check_target(self.out, overwrite, OPTION)
 
     def begin(self, identity: Mapping[str, Any], fresh: bool = False) -> None:
         """Take part in the save that the others are at, or begin one; what an earlier, unfinished one left goes.
@@ -56,9 +49,7 @@ class Assembly:
         text = json.dumps({_KIND: self._world_size, **identity}, sort_keys=True)
         run = self._state / "run.json"
         with self._locked():
-            if self._replaced.exists() and not self.out.exists():  # killed between two renames
-                self._replaced.rename(self.out)
-                check_target(self.out, self.overwrite, OPTION)
+            self._recover()
             earlier = run.read_text(encoding="utf-8") if run.is_file() else None
             again = self._marker("begun", self._rank).exists()
             if earlier is not None and (fresh or again or earlier != text or self._is_cut_short()):
@@ -76,9 +67,7 @@ class Assembly:
             self.release()
             if not all(self._marker("done", rank).exists() for rank in range(self._world_size)):
                 return False
-            check_target(self.out, self.overwrite, OPTION)
-            put_in_place(self.folder, self.out, self._replaced)
-            shutil.rmtree(self.root, ignore_errors=True)
+            self._put_in_place()
         return True
 
     def release(self) -> None:
@@ -116,9 +105,7 @@ class Assembly:
             held = lock(begun)  # raises where that process is alive
             if held is not None:
                 os.close(held)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for file in sorted(self._state.iterdir(), key=lambda path: path.name == "run.json"):
-            file.unlink()
+        self._clear()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

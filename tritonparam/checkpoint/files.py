@@ -115,18 +115,8 @@ class Header:
     metadata: dict[str, str]
 
 
-def read_header(path: Path) -> tuple[dict[str, Extent], int]:
-    """The extents of the tensors in the file at `path`, and where in the file their bytes begin.
-
-    Raises:
-        CheckpointError: It is not a whole safetensors file.
-    """
-    header = read_whole_header(path)
-    return header.extents, header.begin
-
-
-def read_whole_header(path: Path) -> Header:
-    """The header of the file at `path`, with the metadata.
+def read_header(path: Path) -> Header:
+    """The header of the file at `path`.
 
     Raises:
         CheckpointError: It is not a whole safetensors file.

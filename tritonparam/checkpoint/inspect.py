@@ -145,8 +145,8 @@ def _stored(folder: Path) -> dict[str, tuple[Path, int, Extent]]:
     for path in paths:
         if not path.is_file():
             continue
-        extents, begin = read_header(path)
-        stored.update({name: (path, begin, extent) for name, extent in extents.items()})
+        header = read_header(path)
+        stored.update({name: (path, header.begin, extent) for name, extent in header.extents.items()})
     return stored
 
 

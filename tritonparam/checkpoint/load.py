@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from tritonparam._declarations import Declaration, check_written
 from tritonparam._memory import check_memory, check_writable
 from tritonparam._set_data import declared
 from tritonparam._storage import empty
-from tritonparam._views import Box
 from tritonparam.checkpoint.casts import goes_into
 from tritonparam.checkpoint.errors import CheckpointError
 from tritonparam.checkpoint.progress import ProgressBar, check_progress
@@ -200,7 +200,7 @@ class _Job:
     @property
     def nbytes(self) -> int:
         """The bytes to read."""
-        return sum(self._of(slot).dtype.itemsize * _count(slot.box) for slot in self.found)
+        return sum(self._of(slot).dtype.itemsize * math.prod(slot.box.sizes) for slot in self.found)
 
     def _of(self, slot: Slot) -> StoredTensor:
         return self._stored.tensors[self.found[slot]]
@@ -258,13 +258,6 @@ class _Job:
         kept = tuple(slot.name for slot in self.missing if slot.values is not None)
         drawn = tuple(slot.name for slot in (*self.missing, *self.rest) if slot.values is None)
         return LoadReport(tuple(slot.name for slot in self.found), drawn, kept, self.unexpected)
-
-
-def _count(box: Box) -> int:
-    count = 1
-    for size in box.sizes:
-        count *= size
-    return count
 
 
 class _Deferred:

@@ -41,7 +41,9 @@ def move(moves: Iterable[Move], backend: str | None = None, advance: Callable[[i
                 advance(_nbytes(batch))
         else:
             with torch.cuda.device(device):
-                Staging(device, min(STAGING, sum(map(_nbytes_aligned, group)))).run(batches, backend, advance)
+                Staging(device, min(STAGING, sum(_aligned(each.source.nbytes) for each in group))).run(
+                    batches, backend, advance
+                )
 
 
 class Staging:
@@ -101,23 +103,19 @@ def _batches(moves: Iterable[Move], limit: int) -> Iterator[list[Move]]:
         yield batch
 
 
-def _nbytes_aligned(each: Move) -> int:
-    return _aligned(each.source.numel() * each.source.element_size())
-
-
 def _aligned(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def _nbytes(batch: Iterable[Move]) -> int:
-    return sum(each.source.numel() * each.source.element_size() for each in batch)
+    return sum(each.source.nbytes for each in batch)
 
 
 def _packed(batch: Iterable[Move], buffer: torch.Tensor) -> list[tuple[int, int]]:
     """Where in `buffer` each move's values are staged: first byte and the one after the last."""
     spans, start = [], 0
     for each in batch:
-        end = start + each.source.numel() * each.source.element_size()
+        end = start + each.source.nbytes
         spans.append((start, end))
         start = _aligned(end)
     if spans and spans[-1][1] > buffer.numel():

@@ -16,7 +16,7 @@ import torch
 from tritonparam._arrays import view_of_array
 from tritonparam._views import Box
 from tritonparam.checkpoint.errors import CheckpointError
-from tritonparam.checkpoint.files import INDEX_NAME, WHOLE_NAME, Extent, read_whole_header
+from tritonparam.checkpoint.files import INDEX_NAME, WHOLE_NAME, Extent, read_header
 
 # Keys and names that torch.distributed.checkpoint's HuggingFaceStorageWriter writes.
 SHARDING_KEY = "DCP_SHARDING_INFO"
@@ -146,7 +146,7 @@ class Checkpoint:
     def _add(self, file: Path, weight_map: Mapping[str, Path] | None, shapes: dict[str, tuple[int, ...]]) -> None:
         """Take in what `file` holds."""
         try:
-            header = read_whole_header(file)
+            header = read_header(file)
         except OSError as error:
             raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
         sharding = _sharding(file, header.metadata)

@@ -16,10 +16,64 @@ from tritonparam.checkpoint.files import Extent, hash_tensor, read_header, sync_
 from tritonparam.checkpoint.record import RECORD_NAME
 
 
-class Workspace:
+class PartialFolder:
     """The folder `out` + ".partial": `weights`, what `out` will be, and `state`: whose it is, what is done.
 
     For a moment in the end it also has `replaced`, what `out` was.
+
+    Args:
+        out: The folder to make in the end.
+        overwrite: Replace the checkpoint that `out` is now.
+        option: What the user calls `overwrite`.
+
+    Raises:
+        UsageError: `out` exists and may not be replaced.
+    """
+
+    def __init__(self, out: Path, overwrite: bool, option: str) -> None:
+        self.out = out.resolve()
+        self.overwrite = overwrite
+        self.root = self.out.with_name(self.out.name + ".partial")
+        self.folder = self.root / "weights"
+        self._state = self.root / "state"
+        self._replaced = self.root / "replaced"
+        self._option = option
+        check_target(self.out, overwrite, option)
+
+    def _recover(self) -> None:
+        """Give `out` back what it was, if a run was killed between the two renames of `_put_in_place`."""
+        if self._replaced.exists() and not self.out.exists():
+            self._replaced.rename(self.out)
+            check_target(self.out, self.overwrite, self._option)
+
+    def _clear(self) -> None:
+        """Forget the run that is here; its marker goes last, so that a cut leaves a run that can be forgotten again."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for file in sorted(self._state.iterdir(), key=lambda path: path.name == "run.json"):
+            file.unlink()
+
+    def _put_in_place(self) -> None:
+        """Give the finished folder its name, in place of an earlier one only now, and remove the rest.
+
+        What had the name comes back if that fails.
+        """
+        check_target(self.out, self.overwrite, self._option)
+        sync_folder(self.folder)
+        shutil.rmtree(self._replaced, ignore_errors=True)
+        if self.out.exists():
+            self.out.rename(self._replaced)
+        try:
+            self.folder.rename(self.out)
+        except OSError:
+            if self._replaced.exists():
+                self._replaced.rename(self.out)
+            raise
+        sync_folder(self.out.parent)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+class Workspace(PartialFolder):
+    """The partial folder of one process, which another run of the same job can continue.
 
     A context manager: inside, no other process can use it. Leaving it without `publish` keeps what is finished.
 
@@ -32,14 +86,8 @@ class Workspace:
     """
 
     def __init__(self, out: Path, overwrite: bool) -> None:
-        self.out = out.resolve()
-        self.overwrite = overwrite
-        self.root = self.out.with_name(self.out.name + ".partial")
-        self.folder = self.root / "weights"
-        self._state = self.root / "state"
-        self._replaced = self.root / "replaced"
+        super().__init__(out, overwrite, "--overwrite")
         self._lock: int | None = None
-        check_target(self.out, overwrite)
 
     def __enter__(self) -> Workspace:
         if self.root.exists() and not self._state.is_dir() and any(self.root.iterdir()):
@@ -62,9 +110,7 @@ class Workspace:
             UsageError: There is an unfinished run of another job, or a checkpoint that an unfinished run was replacing,
                 and `overwrite` is False.
         """
-        if self._replaced.exists() and not self.out.exists():  # killed between the two renames of `publish`
-            self._replaced.rename(self.out)
-            check_target(self.out, self.overwrite)
+        self._recover()
         marker = self._state / "run.json"
         text = json.dumps(identity, sort_keys=True)
         earlier = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
@@ -80,19 +126,13 @@ class Workspace:
         if earlier is None:
             write_file(marker, [text.encode()])
 
-    def _clear(self) -> None:
-        """Forget the run that is here; its marker goes last, so that a cut leaves a run that can be forgotten again."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for file in sorted(self._state.iterdir(), key=lambda path: path.name == "run.json"):
-            file.unlink()
-
     def finished(self, name: str, extents: Mapping[str, Extent]) -> dict[str, str] | None:
         """The digests of the tensors in the shard `name` if an earlier run finished it and it is intact."""
         try:
             digests: dict[str, str] = json.loads((self._state / f"{name}.json").read_text(encoding="utf-8"))
-            found, begin = read_header(self.folder / name)
-            whole = found == extents and digests == {
-                tensor: hash_tensor(self.folder / name, begin, extent) for tensor, extent in extents.items()
+            header = read_header(self.folder / name)
+            whole = header.extents == extents and digests == {
+                tensor: hash_tensor(self.folder / name, header.begin, extent) for tensor, extent in extents.items()
             }
         except (OSError, ValueError, CheckpointError):
             return None
@@ -104,24 +144,7 @@ class Workspace:
 
     def publish(self) -> None:
         """Give the finished folder its name, in place of an earlier one only now, and remove the rest."""
-        check_target(self.out, self.overwrite)
-        put_in_place(self.folder, self.out, self._replaced)
-        shutil.rmtree(self.root, ignore_errors=True)
-
-
-def put_in_place(folder: Path, out: Path, replaced: Path) -> None:
-    """Give `folder` the name `out`; what had it goes to `replaced`, and comes back if that fails."""
-    sync_folder(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
-    if out.exists():
-        out.rename(replaced)
-    try:
-        folder.rename(out)
-    except OSError:
-        if replaced.exists():
-            replaced.rename(out)
-        raise
-    sync_folder(out.parent)
+        self._put_in_place()
 
 
 def check_target(out: Path, overwrite: bool, option: str = "--overwrite") -> None:
