@@ -84,11 +84,24 @@ def gpt2_shapes(layers: int = 12, width: int = 768, vocabulary: int = 50257, pos
     return ((vocabulary, width), (positions, width), *(norm + attention + norm + mlp) * layers, *norm)
 
 
+def llama_shapes(layers: int = 32, width: int = 4096, hidden: int = 11008, vocabulary: int = 32000) -> Shapes:
+    """The parameters of a Llama 2, in the model's order; the output layer is its own. As given: of 7B.
+
+    Examples:
+        >>> sum(map(prod, llama_shapes())), len(llama_shapes())
+        (6738415616, 291)
+    """
+    square, up, down = (width, width), (hidden, width), (width, hidden)
+    layer: Shapes = (square, square, square, square, up, up, down, (width,), (width,))
+    return ((vocabulary, width), *layer * layers, (width,), (vocabulary, width))
+
+
 def cases(device: str, quick: bool = False) -> list[Case]:
     """All cases of a device; those that are compared side by side are neighbours.
 
-    On a CPU the one tensor is timed with one thread and with torch's own number of threads, the model with the latter.
-    The NumPy definition uses one thread whatever torch may use, so it is not timed on the one tensor twice.
+    On CUDA a model of 7e9 parameters is timed too. On a CPU the one tensor is timed with one thread and with torch's
+    own number of threads, the model with the latter. The NumPy definition uses one thread whatever torch may use, so it
+    is not timed on the one tensor twice.
 
     Args:
         device: "cpu" or "cuda".
@@ -102,7 +115,10 @@ def cases(device: str, quick: bool = False) -> list[Case]:
     for dtype, kind in DTYPES.items():
         one = (f"one tensor of {nbytes // 2**20} MiB", ((nbytes // kind.itemsize,),))
         jobs = [(*one, threads, makers), (*model, threads, makers)]
-        if device == "cpu" and threads > 1:
+        if device == "cuda":
+            large = ("Llama cut down", llama_shapes(2, 64, 172, 1000)) if quick else ("Llama 2 7B", llama_shapes())
+            jobs.append((*large, threads, makers))
+        elif threads > 1:
             jobs[0] = (*one, threads, tuple(maker for maker in makers if maker != "tritonparam numpy"))
             jobs.insert(0, (*one, 1, makers))
         chosen += [
