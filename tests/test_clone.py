@@ -530,6 +530,30 @@ def test_random_clone_of_a_slice_is_its_box_of_the_whole():
             assert torch.equal(part.set_data(HeNormal()).torch, box.of(want.torch))
 
 
+@pytest.mark.parametrize(
+    ("source", "error", "match"),
+    [
+        (torch.zeros(3), ValueError, r"source must have the shape of out, \(2,\), got \(3,\)"),
+        (torch.zeros(2, dtype=torch.complex64), TypeError, "source must be of a dtype that can be cast"),
+        (torch.zeros(2).to_sparse(), ValueError, "source must be a strided tensor"),
+        (torch.zeros(2, dtype=torch.complex64).conj(), ValueError, "source must not be a conjugate"),
+    ],
+)
+@pytest.mark.parametrize("fresh", [True, False])
+def test_source_of_new_memory_is_checked_like_any(source, error, match, fresh):
+    with pytest.raises(error, match=match):
+        _writes.Writes().copy(torch.empty(2), source, fresh=fresh, stage=False)
+
+
+def test_one_clone_keeps_the_memory_of_all_until_it_goes():
+    group = ParameterTuple(Parameter(np.full(2**18, n, np.float32), f"w{n}") for n in range(4))
+    clones = list(group.clone("m"))
+    clone = clones.pop(2)
+    del clones
+    junk = [torch.full((2**18,), 9.0) for _ in range(8)]
+    assert torch.equal(clone.torch, group[2].torch), len(junk)
+
+
 @pytest.mark.gpu
 def test_clones_on_a_gpu_are_one_block_that_is_given_back():
     group = ParameterTuple(normal(f"w{n}", (300, n + 1), "bfloat16").init_data(device="cuda") for n in range(9))

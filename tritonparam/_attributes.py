@@ -32,8 +32,9 @@ class Attributes(Tensor):
     def _dressed(self, storage: TorchTensor) -> TorchTensor:
         if not storage.is_floating_point():
             return storage
-        with torch.inference_mode(False):
-            return torch.nn.Parameter(storage, requires_grad=self.requires_grad)
+        # What is bare yet is no torch.nn.Parameter, and isinstance takes long to say so.
+        grad = self._requires_grad if self._torch is storage else self.requires_grad
+        return torch.nn.Parameter(storage, requires_grad=grad)
 
     @property
     def name(self) -> str:

@@ -11,7 +11,6 @@ import torch
 from tritonparam._huge_pages import ask_for_huge_pages
 from tritonparam._memory import is_deferred
 from tritonparam._storage import empty
-from tritonparam._views import View
 from tritonparam.dtype import DType
 
 ALIGNMENT = 256  # bytes
@@ -44,16 +43,11 @@ def clone_buffer(wanted: Sequence[tuple[tuple[int, ...], DType]], device: torch.
         buffer = ask_for_huge_pages(torch.empty(starts[-1] + ALIGNMENT - 1, dtype=torch.uint8, device=device))
         if is_deferred(buffer):
             return [empty(shape, dtype, device) for shape, dtype in wanted]
-        first = -buffer.data_ptr() % ALIGNMENT
+        first, whole = -buffer.data_ptr() % ALIGNMENT, buffer.untyped_storage()
+        # A slice of a storage is a storage of these bytes alone, and keeps the whole alive.
         return [
-            _part(buffer, first + start, size, shape, dtype) if size else empty(shape, dtype, device)
-            for start, size, (shape, dtype) in zip(starts, sizes, wanted, strict=False)
+            torch.empty(0, dtype=dtype.torch, device=device).set_(whole[start : start + size], 0, shape)  # type: ignore[call-overload]
+            if size
+            else empty(shape, dtype, device)
+            for start, size, (shape, dtype) in zip((first + each for each in starts), sizes, wanted, strict=False)
         ]
-
-
-def _part(buffer: torch.Tensor, start: int, size: int, shape: tuple[int, ...], dtype: DType) -> torch.Tensor:
-    # The storage that comes out of DLPack starts where the slice does, ends where it ends, and keeps the buffer alive.
-    capsule = torch.utils.dlpack.to_dlpack(buffer[start : start + size])  # type: ignore[attr-defined]
-    storage = torch.utils.dlpack.from_dlpack(capsule).untyped_storage()
-    strides = tuple(math.prod(shape[d + 1 :]) for d in range(len(shape)))
-    return View(shape, strides, 0, dtype.torch).on(storage)

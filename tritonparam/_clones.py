@@ -27,8 +27,9 @@ def clones(members: Iterable[tuple[Parameter, str]], init: Any, dtype: DTypeLike
     with _REALIZING, torch.inference_mode(False), torch.no_grad():
         work = []
         for each, name in members:
-            own = each.dtype if wanted is None else wanted
-            work.append((each, name, own, cloned_data(init, each, own)))
+            before = each.dtype
+            own = wanted or before
+            work.append((each, name, own, cloned_data(init, each, before, own)))
         made: list[Parameter] = []
         groups: dict[torch.device, list[tuple[Parameter, Parameter, DType, Values]]] = {}
         for each, name, own, values in work:

@@ -64,23 +64,42 @@ class Copy:
         backwards: tuple[int, ...] = ()
         if isinstance(source, np.ndarray):
             source, backwards = view_of_array(source)
-        out, source = check_memory("out", out).detach(), check_memory("source", source).detach()
-        if out.dtype != source.dtype and not (out.dtype in CAST_DTYPES and source.dtype in CAST_DTYPES):
-            raise TypeError(f"source must be of a dtype that can be cast to {out.dtype}, got {source.dtype}")
-        if out.device != source.device:
-            raise ValueError(f"source must be on the device of out, {out.device}, got {source.device}")
+        out = check_memory("out", out).detach()
+        source = _readable(source, out)
         out = out if out_box is None else _in_box("out_box", out, out_box)
         source = source if source_box is None else _in_box("source_box", source, source_box, backwards)
-        if out.shape != source.shape:
-            raise ValueError(f"source must have the shape of out, {tuple(out.shape)}, got {tuple(source.shape)}")
+        _check_shapes(out, source)
         if not out.is_contiguous():
             check_writable("out", out)
         if overlap(out, source):
             raise ValueError("source must not overlap out; copy_slices copies within one tensor")
         self.out, self.source, self.backwards = out, source, backwards
 
+    @classmethod
+    def _into_new(cls, out: torch.Tensor, source: torch.Tensor) -> Copy:
+        """A Copy of `source` into a contiguous tensor of new memory, which nothing can overlap: the rest is checked."""
+        copy = cls.__new__(cls)
+        copy.out, copy.source, copy.backwards = out, _readable(source, out), ()
+        _check_shapes(out, copy.source)
+        return copy
+
     def __repr__(self) -> str:
         return f"Copy(out={tuple(self.out.shape)} {self.out.dtype}, source={self.source.dtype})"
+
+
+def _readable(source: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """`source`, detached, if it lies in memory on the device of `out` and can be cast to its dtype."""
+    source = check_memory("source", source).detach()
+    if out.dtype != source.dtype and not (out.dtype in CAST_DTYPES and source.dtype in CAST_DTYPES):
+        raise TypeError(f"source must be of a dtype that can be cast to {out.dtype}, got {source.dtype}")
+    if out.device != source.device:
+        raise ValueError(f"source must be on the device of out, {out.device}, got {source.device}")
+    return source
+
+
+def _check_shapes(out: torch.Tensor, source: torch.Tensor) -> None:
+    if out.shape != source.shape:
+        raise ValueError(f"source must have the shape of out, {tuple(out.shape)}, got {tuple(source.shape)}")
 
 
 def _in_box(argument: str, tensor: torch.Tensor, box: Box, backwards: tuple[int, ...] = ()) -> torch.Tensor:

@@ -80,7 +80,8 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
         >>> overlap(x[:, :3], x[:, 3:]), overlap(x[:, :4], x[:, 3:])
         (False, True)
     """
-    if one.device != other.device or not _spans_meet(one, other):
+    lower, upper = (one, other) if one.data_ptr() < other.data_ptr() else (other, one)
+    if lower.data_ptr() + _span(lower) <= upper.data_ptr() or not upper.numel() or one.device != other.device:
         return False
     if is_deferred(one) and one.untyped_storage()._cdata != other.untyped_storage()._cdata:
         return False
@@ -92,15 +93,10 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
         return True
 
 
-def _spans_meet(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether the spans from the first to the last byte meet."""
-    if not one.numel() or not other.numel():
-        return False
-    first, second = one.data_ptr(), other.data_ptr()
-    return first < second + _span(other) and second < first + _span(one)
-
-
 def _span(tensor: torch.Tensor) -> int:
+    """Bytes from the first element to the end of the last."""
+    if tensor.is_contiguous():
+        return tensor.nbytes
     steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (steps + 1) * tensor.element_size()
 

@@ -85,12 +85,13 @@ class Parameter(Attributes):
         self.parallel_optimizer = parallel_optimizer
         self.comm_fusion, self.cache_enable, self.cache_shape = 1, False, []
         self.is_param_ps = self.init_in_server = False
-        if not isinstance(default_input, Tensor) or not default_input.has_init:
-            self._start(copy_of_input(default_input))
-            return
-        with _REALIZING:  # it may be becoming real
-            lazy = default_input.has_init
-            self._start(self._own(default_input, default_input.dtype) if lazy else copy_of_input(default_input))
+        with torch.inference_mode(False):
+            if not isinstance(default_input, Tensor) or not default_input.has_init:
+                self._start(copy_of_input(default_input))
+                return
+            with _REALIZING:  # it may be becoming real
+                lazy = default_input.has_init
+                self._start(self._own(default_input, default_input.dtype) if lazy else copy_of_input(default_input))
 
     def _start(self, source: Tensor | TorchTensor) -> None:
         """Hold `source`, a lazy tensor or storage that nobody else has, and be new in all that is not copied."""
@@ -111,9 +112,10 @@ class Parameter(Attributes):
     def _like(self, name: str) -> Parameter:
         """A parameter of this one's flags that has nothing yet; `_start` comes next."""
         other = Parameter.__new__(Parameter)
-        other._name, other._requires_grad, other.cache_shape = name, self.requires_grad, self.cache_shape
-        for flag in _CLONED:
-            setattr(other, flag, getattr(self, flag))
+        other._name, other._requires_grad, other._cache_shape = name, self.requires_grad, list(self._cache_shape)
+        mine, its = self.__dict__, other.__dict__
+        for flag in _CLONED:  # each was checked when it was set
+            its[flag] = mine[flag]
         return other
 
     @property

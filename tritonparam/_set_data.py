@@ -243,12 +243,12 @@ def incoming_box(argument: str, data: Any, owner: Parameter, box: Box) -> Values
     return _taken(argument, values, owner.dtype)
 
 
-def cloned_data(init: Any, owner: Parameter, dtype: DType) -> Values:
-    """What a clone, of dtype `dtype`, of the parameter `owner` is made of by `init`."""
-    if not casts(owner.dtype, dtype):
-        raise TypeError(f"dtype must be a float or a dtype that {owner.dtype} goes into, got {dtype}")
+def cloned_data(init: Any, owner: Parameter, own: DType, dtype: DType) -> Values:
+    """What a clone, of dtype `dtype`, of the parameter `owner`, of dtype `own`, is made of by `init`."""
+    if not casts(own, dtype):
+        raise TypeError(f"dtype must be a float or a dtype that {own} goes into, got {dtype}")
     if isinstance(init, str) and init == "same":
-        return Values(owner if owner.has_init else owner.torch.detach().resolve_neg())
+        return Values(owner if owner.has_init else owner.torch.resolve_neg())
     if not isinstance(init, Tensor):
         return _by_law(init, owner, dtype)
     if init.shape != owner.shape:

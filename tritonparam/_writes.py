@@ -75,9 +75,9 @@ class Writes:
         """Write `source`, on any device, into `out`.
 
         Args:
-            out: Of any strides without overlap.
+            out: Of any strides without overlap; contiguous if fresh.
             source: Of the shape of `out`.
-            fresh: As for `law`.
+            fresh: `out` is new memory: nobody minds what is in it, nor can `source` share it.
             stage: It is to be read before anything is written; None if that is so where it shares memory with `out`.
         """
         if is_deferred(out):  # which takes note of what torch does
@@ -87,7 +87,7 @@ class Writes:
                 source = source.clone()
             self._noted.append((out, source))
             return
-        if out.device.type != "cpu" and isinstance(source, np.ndarray):
+        if isinstance(source, np.ndarray) and out.device.type != "cpu":
             source = _on_host(source)
         if isinstance(source, torch.Tensor) and source.device != out.device:
             source = source.to(out.device)
@@ -96,7 +96,10 @@ class Writes:
             staged = torch.empty(source.shape, dtype=dtype, device=out.device)
             self._reads.append(Copy(staged, source))
             source = staged
-        self._operations.append(Copy(out, source))
+        if fresh and isinstance(source, torch.Tensor):
+            self._operations.append(Copy._into_new(out, source))
+        else:
+            self._operations.append(Copy(out, source))
         if not fresh:
             self._overwritten.append(out)
 
