@@ -51,8 +51,8 @@ class Row(Environment):
         median_s, p20_s, p80_s: Seconds a run, over the samples.
         gb_per_s: 1e9 bytes a second, from the median; 0 in a host row.
         elements_per_s: From the median; 0 in a host row.
-        fraction_of_ceiling: gb_per_s over that of the plain fill, or plain copy, of the same job, mode and process; 0
-            where there is none.
+        fraction_of_ceiling: gb_per_s over that of the plain fill, or plain copy, of the same job and process, in the
+            faster of its modes; 0 where there is none.
     """
 
     op: str
