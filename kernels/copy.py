@@ -24,12 +24,12 @@ from .rows import _find_row
 ROW = 5
 DIMENSION = 4
 TILE = 4096  # elements an iteration of a run, of a wide cast; half of it in a wide move, a quarter in narrow rows
-CHUNK = 4 * TILE  # elements a program of a run
-LANES = 512  # units an iteration of a gather
-UNITS = 4 * LANES  # units a program of a gather
+CHUNK = 1 * TILE  # elements a program of a run
+LANES = 1024  # units an iteration of a gather
+UNITS = 1 * LANES  # units a program of a gather
 ROWS, COLUMNS = 32, 64  # elements an iteration of a transpose
 STRIP = 4 * ROWS  # elements a program of a transpose, along its first dimension
-NUM_WARPS = 4
+NUM_WARPS = 8
 PATHS = {"run": 0, "gather": 1, "transpose": 2}
 VECTOR = 8  # elements a unit of a wide cast
 MOVE_VECTOR = 4  # int32 a unit of a wide move: 16 bytes

@@ -23,6 +23,7 @@ BLOCK = 512
 TILE = 8 * BLOCK  # elements an iteration: two Philox blocks for each of BLOCK lanes
 CHUNK = 4 * TILE  # elements a program
 NUM_WARPS = 4
+NUM_WARPS_TRUNCATED = 8  # a lane's values need more registers: fewer of them leave room for more warps
 KINDS = {"constant": 0, "uniform": 1, "normal": 2, "truncated_normal": 3, "truncated_normal_with_tail": 4}
 
 _ROW = tl.constexpr(ROW)
@@ -192,6 +193,11 @@ def _fill_kernel(table, rows, KINDS: tl.constexpr, DTYPES: tl.constexpr, STRIDED
                 _fill_row(table, row_ptr, before, lead, KIND, DTYPES, STRIDED)
 
 
+def num_warps(kinds: int) -> int:
+    """How many warps a program has, by a bit for each code in KINDS (bench/results/tuning has what was measured)."""
+    return NUM_WARPS_TRUNCATED if kinds >> KINDS["truncated_normal"] else NUM_WARPS
+
+
 def fill(table, rows: int, programs: int, kinds: int, dtypes: int, strided: bool) -> None:
     """Run a table: one launch, no synchronization, nothing allocated.
 
@@ -204,9 +210,8 @@ def fill(table, rows: int, programs: int, kinds: int, dtypes: int, strided: bool
     """
     if programs == 0:
         return
-    _fill_kernel[(programs,)](
-        table, rows, KINDS=kinds, DTYPES=dtypes, STRIDED=strided, num_warps=NUM_WARPS, enable_fp_fusion=False
-    )
+    flags = {"KINDS": kinds, "DTYPES": dtypes, "STRIDED": strided}
+    _fill_kernel[(programs,)](table, rows, **flags, num_warps=num_warps(kinds), enable_fp_fusion=False)
 
 
 def is_interpreted() -> bool:

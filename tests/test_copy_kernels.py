@@ -314,7 +314,7 @@ def test_a_source_between_its_elements(device: torch.device) -> None:
 def test_every_size(dtypes: tuple[torch.dtype, torch.dtype], device: torch.device) -> None:
     """Side by side and scattered, in one launch: none, one, around every power of two that the kernel knows, primes."""
     sizes = [0, 1, 7, LANES - 1, LANES, LANES + 1, UNITS + 1, 4099, TILE - 1, TILE, TILE + 1, CHUNK, CHUNK + 1]
-    source = random_tensor(2 * CHUNK + 2, dtypes[0], device)
+    source = random_tensor(2 * max(sizes), dtypes[0], device)
     places = [Place((size,), dtypes[1], device) for size in sizes for _ in range(2)]
     steps = itertools.cycle((1, 2))
     copies = [Copy(place.tensor, source[:: next(steps)][: len(place.tensor)]) for place in places]

@@ -65,7 +65,6 @@ COPY_CASES = (
     "run wide int32 int32+run narrow int16 int16+gather wide int32 int32",
     "run wide float32 bfloat16+run narrow float32 bfloat16+run wide int32 int32+transpose narrow int16 int16",
 )
-LANES = 32 * fill.NUM_WARPS
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 # The predicate stands before the instruction or is its first operand.
 _BRANCH = re.compile(r"^(@!?U?P\d+ )?(?:BRA|JMP)\S*\s+(!?U?P\d+, ?)?.*?`\((\.L\w+)\)")
@@ -154,7 +153,7 @@ def compile_fill(architecture: str, kind: str, dtype: str) -> triton.compiler.Co
         "DTYPES": sum(1 << store.DTYPES[each] for each in dtype.split("+")),
         "STRIDED": bool(strided),
     }
-    return compile_kernel(fill._fill_kernel, constants, fill.NUM_WARPS, architecture)
+    return compile_kernel(fill._fill_kernel, constants, fill.num_warps(constants["KINDS"]), architecture)
 
 
 @dataclass
@@ -240,7 +239,7 @@ def measure(case: tuple[str, str, str]) -> Figures:
         return _measure_amd(kernel, case)
     sass = disassemble(kernel.asm["cubin"])
     path = hot_path(sass) if "+" not in kind else []
-    elements = fill.TILE / LANES
+    elements = fill.TILE / (32 * kernel.metadata.num_warps)
     fma = sum({"FFMA": 1, "FFMA2": 2}.get(mnemonic(each), 0) for each in path)
     registers, spilled = resources(kernel)
     return Figures(

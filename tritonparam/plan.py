@@ -23,7 +23,8 @@ class Plan:
     The order in which the operations of one plan are done is free: two that write the same memory belong in two plans,
     and so does a copy of what another one writes. A plan keeps the memory that its tensors had when it was built; one
     whose tensors were given other storage since (`set_`, `.data = `) has to be built anew. It may be run on any CUDA
-    stream, and in a graph capture if it was built, and run once, before.
+    stream, and in a graph capture if it was built, and run once, before; it must then live as long as the graph, which
+    reads its tables and does not keep them.
 
     Args:
         operations: Fills and Copies.

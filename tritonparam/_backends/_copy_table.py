@@ -131,6 +131,8 @@ def build_copy_table(copies: list[Copy]) -> CopyTable:
         which.append(layout)
         outs.append(out_address)
         sources.append(source_address)
+    if not which:
+        return CopyTable(np.empty(0, np.int64), 0, 0, ())
     return _assemble(layouts, *(np.array(each, np.int64) for each in (which, outs, sources)))
 
 
@@ -158,7 +160,7 @@ def _assemble(
     table[:, 1] += np.repeat(sources, repeats)
     table[:, 4] += rows * (1 + ROW)
     ends = np.cumsum(table[:, ROW])
-    programs = int(ends[-1]) if rows else 0
+    programs = int(ends[-1])
     if programs > _MAX_PROGRAMS:
         raise ValueError(f"the copies of one plan must come to at most {_MAX_PROGRAMS} programs, got {programs}")
     parts = (ends - table[:, ROW], table[:, :ROW].ravel(), np.array(dimensions, np.int64))

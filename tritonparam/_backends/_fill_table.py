@@ -54,6 +54,8 @@ def build_fill_table(fills: list[Fill]) -> FillTable:
     """
     fills = [each for each in fills if each.out.numel()]
     rows = len(fills)
+    if not rows:
+        return FillTable(np.empty(0, np.int64), 0, 0, 0, 0, strided=False)
     table = np.zeros((rows, ROW), np.int64)
     address, flags, start, stop = table[:, 0], table[:, 2], table[:, 3], table[:, 4]
     which, laws = _distinct_laws(fills)
@@ -83,7 +85,7 @@ def build_fill_table(fills: list[Fill]) -> FillTable:
     return FillTable(
         words=np.concatenate([np.asarray(part, np.int64) for part in parts]),
         rows=rows,
-        programs=int(ends[-1]) if rows else 0,
+        programs=int(ends[-1]),
         kinds=_bits_of(laws[:, 0] & 0xFF),
         dtypes=_bits_of(laws[:, 0] >> 8 & 0xFF),
         strided=bool(len(strided)),
@@ -91,7 +93,7 @@ def build_fill_table(fills: list[Fill]) -> FillTable:
 
 
 def _bits_of(codes: NDArray[np.int64]) -> int:
-    return int(np.bitwise_or.reduce(np.int64(1) << codes, initial=0))
+    return int(np.bitwise_or.reduce(np.int64(1) << codes))
 
 
 def _distinct_laws(fills: list[Fill]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
