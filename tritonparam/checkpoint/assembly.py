@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -112,8 +113,9 @@ class Assembly(PartialFolder):
         """Keep all others from looking at the folder meanwhile."""
         deadline = time.monotonic() + _PATIENCE
         while True:
-            if self.root.exists() and not self.root.is_dir():
-                raise UsageError(f"{self.root} is in the way and is not a folder")
+            with contextlib.suppress(OSError):  # one look: it may be published meanwhile
+                if not stat.S_ISDIR(self.root.stat().st_mode):
+                    raise UsageError(f"{self.root} is in the way and is not a folder")
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
                 held = lock(self.root)

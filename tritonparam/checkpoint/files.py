@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -45,8 +45,7 @@ _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 _MAX_HEADER = 100_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """Where one tensor lies in a file.
 
     Attributes:
@@ -132,10 +131,11 @@ def read_header(path: Path) -> Header:
             raise ValueError(f"its {METADATA_KEY} is no JSON object")
         extents = {name: _extent(name, row) for name, row in table.items()}
         end = 0
-        for start, size, name in sorted((extent.start, extent.nbytes, name) for name, extent in extents.items()):
+        for name in sorted(table, key=lambda name: table[name]["data_offsets"]):
+            start, after = table[name]["data_offsets"]
             if start != end:
                 raise ValueError(f"{name!r} starts at byte {start} of the tensors, and what is before it ends at {end}")
-            end += size
+            end = after
         if path.stat().st_size != 8 + length + end:
             raise ValueError(f"it should have {8 + length + end} bytes and has {path.stat().st_size}")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
@@ -144,13 +144,14 @@ def read_header(path: Path) -> Header:
 
 
 def _extent(name: str, row: Mapping[str, Any]) -> Extent:
-    if row["dtype"] not in _DTYPES:
+    dtype, sizes, (start, end) = _DTYPES.get(row["dtype"]), tuple(row["shape"]), row["data_offsets"]
+    if dtype is None:
         raise ValueError(f"{name!r} has the dtype {row['dtype']!r}, which is none of {', '.join(_DTYPES)}")
-    sizes, (start, end) = tuple(row["shape"]), row["data_offsets"]
-    if any(type(size) is not int or size < 0 for size in (*sizes, start)):
-        raise ValueError(f"the shape or the offsets of {name!r} are not ints >= 0")
-    extent = Extent(_DTYPES[row["dtype"]], sizes, start)
-    if end != extent.start + extent.nbytes:
+    for number in (start, *sizes):
+        if type(number) is not int or number < 0:
+            raise ValueError(f"the shape or the offsets of {name!r} are not ints >= 0")
+    extent = Extent(dtype, sizes, start)
+    if end != start + extent.nbytes:
         raise ValueError(f"the offsets of {name!r} do not match its shape")
     return extent
 

@@ -180,17 +180,16 @@ class _Job:
 
     def __init__(self, slots: list[Slot], stored: Checkpoint, mapping: Renaming, strict: bool) -> None:
         self._stored = stored
-        self.found: dict[Slot, str] = {}
+        self.found: dict[Slot, StoredTensor] = {}
         self.missing: list[Slot] = []
-        known: set[str] = set()
+        unexpected = dict(stored.tensors)
         for slot, names in rename((slot for slot in slots if slot.expected), mapping).items():
-            known.update(names)
-            name = next((name for name in names if name in stored.tensors), None)
-            if name is None:
-                self.missing.append(slot)
+            there = [unexpected.pop(name) for name in names if name in unexpected]
+            if there:
+                self.found[slot] = there[0]
             else:
-                self.found[slot] = name
-        self.unexpected = tuple(name for name in stored.tensors if name not in known)
+                self.missing.append(slot)
+        self.unexpected = tuple(unexpected)
         if strict:
             self._check_names()
         self._check_shapes()
@@ -200,10 +199,7 @@ class _Job:
     @property
     def nbytes(self) -> int:
         """The bytes to read."""
-        return sum(self._of(slot).dtype.itemsize * math.prod(slot.box.sizes) for slot in self.found)
-
-    def _of(self, slot: Slot) -> StoredTensor:
-        return self._stored.tensors[self.found[slot]]
+        return sum(tensor.dtype.itemsize * math.prod(slot.box.sizes) for slot, tensor in self.found.items())
 
     def _check_names(self) -> None:
         sides = {"missing": [slot.name for slot in self.missing], "unexpected": self.unexpected}
@@ -216,26 +212,28 @@ class _Job:
 
     def _check_shapes(self) -> None:
         wrong = [
-            f"{slot.name} is of shape {slot.shape}, in the checkpoint of {self._of(slot).shape}"
-            for slot in self.found
-            if slot.shape != self._of(slot).shape
+            f"{slot.name} is of shape {slot.shape}, in the checkpoint of {tensor.shape}"
+            for slot, tensor in self.found.items()
+            if slot.shape != tensor.shape
         ]
         if wrong:
             raise ValueError(f"{self._stored.path} has other shapes: {listed(wrong)}")
 
     def _check_cover(self) -> None:
-        for slot, name in self.found.items():
-            lacking = self._of(slot).uncovered(slot.box)
+        for slot, tensor in self.found.items():
+            lacking = tensor.uncovered(slot.box)
             if lacking is not None:
-                raise CheckpointError(f"{self._stored.path} has only parts of {name!r}: no file has its {lacking}")
+                raise CheckpointError(
+                    f"{self._stored.path} has only parts of {tensor.name!r}: no file has its {lacking}"
+                )
 
     def check_dtypes(self, changed: Mapping[Slot, torch.dtype]) -> None:
         """Refuse casts that are not made."""
         wrong = []
-        for slot in self.found:
-            stored, own = self._of(slot).dtype, changed.get(slot, slot.dtype)
-            if not goes_into(stored, own):
-                wrong.append(f"{slot.name} is {own}, in the checkpoint {stored}")
+        for slot, tensor in self.found.items():
+            own = changed.get(slot, slot.dtype)
+            if not goes_into(tensor.dtype, own):
+                wrong.append(f"{slot.name} is {own}, in the checkpoint {tensor.dtype}")
         if wrong:
             raise TypeError(f"{self._stored.path} has dtypes that do not go into those here: {listed(wrong)}")
 
@@ -248,9 +246,10 @@ class _Job:
                     check_writable("target", out)
             except ValueError as error:
                 raise ValueError(f"{slot.name} cannot be written to: {error}") from None
-            for saved, box in self._of(slot).parts(slot.box):
-                source = self._stored.view(self.found[slot], saved, box)
-                moves.append(Move(out if box == slot.box else box.within(slot.box).of(out), source))
+            tensor = self.found[slot]
+            for saved, box in tensor.parts(slot.box):
+                source = self._stored.view(tensor, saved, box)
+                moves.append(Move(out if box.sizes == slot.box.sizes else box.within(slot.box).of(out), source))
         return moves
 
     def report(self) -> LoadReport:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -12,14 +11,20 @@ from tritonparam._views import Box, pieces
 from tritonparam.plan import Copy, Plan
 
 STAGING = 1 << 26  # bytes of a staging buffer
+_STEP = 1 << 28  # bytes of a step of the progress bar on a host, where each takes its threads a start and a wait
 _ALIGNMENT = 16
 
 
-class Move(NamedTuple):
-    """Values on the host and the place of the same shape, on any device, that they go to, cast to its dtype."""
+class Move(Copy):
+    """A Copy that is not checked, since who makes it has: `out` as `Copy` does, and `source` is memory of its own.
 
-    out: torch.Tensor
-    source: torch.Tensor
+    `out` may be on another device than `source`, which is on the host; such a Move is for `Staging` to do.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, out: torch.Tensor, source: torch.Tensor) -> None:
+        self.out, self.source, self.backwards = out, source, ()
 
 
 def move(moves: Iterable[Move], backend: str | None = None, advance: Callable[[int], None] = lambda _: None) -> None:
@@ -34,15 +39,14 @@ def move(moves: Iterable[Move], backend: str | None = None, advance: Callable[[i
     for each in moves:
         by_device.setdefault(each.out.device, []).append(each)
     for device, group in by_device.items():
-        batches = _batches(group, STAGING)
         if device.type == "cpu":
-            for batch in batches:
-                Plan([Copy(each.out, each.source) for each in batch], backend).run()
+            for batch in _batches(group, _STEP):
+                Plan(batch, backend).run()
                 advance(_nbytes(batch))
         else:
             with torch.cuda.device(device):
                 Staging(device, min(STAGING, sum(_aligned(each.source.nbytes) for each in group))).run(
-                    batches, backend, advance
+                    _batches(group, STAGING), backend, advance
                 )
 
 
@@ -73,12 +77,12 @@ class Staging:
                 done.synchronize()
             used = _packed(batch, host)
             end = used[-1][1] if used else 0
-            Plan(Copy(_shown(host, span, each), each.source) for span, each in zip(used, batch, strict=True)).run()
+            Plan(Move(_shown(host, span, each), each.source) for span, each in zip(used, batch, strict=True)).run()
             self._arrived[:end].copy_(host[:end], non_blocking=True)
             event = self._events[turn % 2] = self._event()
             event.record()
-            copies = [Copy(each.out, _shown(self._arrived, span, each)) for span, each in zip(used, batch, strict=True)]
-            Plan(copies, backend).run()
+            moves = [Move(each.out, _shown(self._arrived, span, each)) for span, each in zip(used, batch, strict=True)]
+            Plan(moves, backend).run()
             advance(_nbytes(batch))
         for event in self._events:
             if event is not None:
@@ -89,18 +93,23 @@ def _batches(moves: Iterable[Move], limit: int) -> Iterator[list[Move]]:
     """The moves, cut into pieces and gathered into lists that fit a buffer of `limit` bytes."""
     batch: list[Move] = []
     filled = 0
-    for each in moves:
-        for offsets, sizes in pieces(each.source.shape, limit // each.source.element_size()):
-            nbytes = _aligned(math.prod(sizes) * each.source.element_size())
+    for whole in moves:
+        for each in _cut(whole, limit):
+            nbytes = _aligned(each.source.nbytes)
             if batch and filled + nbytes > limit:
                 yield batch
                 batch, filled = [], 0
-            box = Box(offsets, sizes)
-            whole = sizes == tuple(each.source.shape)
-            batch.append(each if whole else Move(box.of(each.out), box.of(each.source)))
+            batch.append(each)
             filled += nbytes
     if batch:
         yield batch
+
+
+def _cut(whole: Move, limit: int) -> Iterable[Move]:
+    if whole.source.nbytes <= limit:
+        return (whole,)
+    boxes = (Box(*piece) for piece in pieces(whole.source.shape, limit // whole.source.element_size()))
+    return (Move(box.of(whole.out), box.of(whole.source)) for box in boxes)
 
 
 def _aligned(nbytes: int) -> int:

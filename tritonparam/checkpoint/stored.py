@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tritonparam._arrays import view_of_array
@@ -26,8 +28,7 @@ _SHARDS = "shard-*-model-*.safetensors"
 _KEPT_OPEN = 64  # files
 
 
-@dataclass(frozen=True, slots=True)
-class SavedBox:
+class SavedBox(NamedTuple):
     """A box of a tensor, the file that has it, and the byte of the file where it starts."""
 
     path: Path
@@ -40,18 +41,20 @@ class StoredTensor:
     """A tensor of a checkpoint.
 
     Attributes:
+        name: What it is called there.
         dtype: The dtype it is stored in.
         shape: The shape of the whole.
         saved: The boxes that are stored.
     """
 
+    name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    saved: list[SavedBox] = field(default_factory=list)
+    saved: list[SavedBox]
 
-    def parts(self, box: Box) -> Iterator[tuple[SavedBox, Box]]:
+    def parts(self, box: Box) -> list[tuple[SavedBox, Box]]:
         """Disjoint boxes that together are `box`, each with a saved box that has it; as far as there are such."""
-        yield from self._cut(box)[0]
+        return self._cut(box)[0]
 
     def uncovered(self, box: Box) -> Box | None:
         """Some box within `box` that no file has; None where there is none."""
@@ -59,15 +62,16 @@ class StoredTensor:
         return rest[0] if rest else None
 
     def _cut(self, box: Box) -> tuple[list[tuple[SavedBox, Box]], list[Box]]:
-        if len(self.saved) == 1 and self.saved[0].box == box:  # as nearly always
-            return [(self.saved[0], box)] if math.prod(box.sizes) else [], []
         found: list[tuple[SavedBox, Box]] = []
-        rest = [box] if math.prod(box.sizes) else []
+        rest = [] if 0 in box.sizes else [box]
         for saved in self.saved:
             if not rest:
                 break
             left: list[Box] = []
             for each in rest:
+                if each == saved.box:  # as nearly always
+                    found.append((saved, each))
+                    continue
                 hit = each.meet(saved.box)
                 if hit is None:
                     left.append(each)
@@ -95,7 +99,7 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.tensors: dict[str, StoredTensor] = {}
-        self._open: dict[Path, torch.Tensor] = {}
+        self._open: dict[Path, npt.NDArray[np.uint8]] = {}
         try:
             files, weight_map = _files(path)
         except OSError as error:
@@ -112,32 +116,30 @@ class Checkpoint:
                 raise CheckpointError(f"{tensor.saved[0].path}: {name!r} is of shape {shape}, and another box is not")
             tensor.shape = shape
 
-    def view(self, name: str, saved: SavedBox, box: Box) -> torch.Tensor:
-        """The elements of the tensor `name` in `box`, as `saved` has them: a view of the mapped file, only for reading.
+    def view(self, tensor: StoredTensor, saved: SavedBox, box: Box) -> torch.Tensor:
+        """The elements of `tensor` in `box`, as `saved` has them: a view of the mapped file, only for reading.
 
         (`safe_open` maps a file so that it has to fit into memory, though only a part is looked at.)
 
         Raises:
             CheckpointError: The file has changed, or the system does not map it.
         """
-        dtype, sizes = self.tensors[name].dtype, saved.box.sizes
-        end = saved.start + math.prod(sizes) * dtype.itemsize
-        data = self._mapped(saved.path)
-        if end > len(data):
-            raise CheckpointError(f"{saved.path} has become shorter: {name!r} is not in it any more")
-        part = data[saved.start : end]
-        if saved.start % dtype.itemsize:  # torch has no view of another dtype there, but for a tensor that starts there
-            part = torch.from_numpy(part.numpy())
-        whole = part.view(dtype).view(sizes)
-        return whole if box == saved.box else box.within(saved.box).of(whole)
+        dtype, sizes, data = tensor.dtype, saved.box.sizes, self._mapped(saved.path)
+        count = math.prod(sizes)
+        if saved.start + count * dtype.itemsize > len(data):
+            raise CheckpointError(f"{saved.path} has become shorter: {tensor.name!r} is not in it any more")
+        whole = torch.frombuffer(data, dtype=dtype, count=count, offset=saved.start).resize_(size=sizes)
+        return whole if box.sizes == sizes else box.within(saved.box).of(whole)
 
-    def _mapped(self, path: Path) -> torch.Tensor:
-        if path not in self._open:
+    def _mapped(self, path: Path) -> npt.NDArray[np.uint8]:
+        data = self._open.get(path)
+        if data is None:
             try:
-                self._open[path] = _map(path) if len(self._open) < _KEPT_OPEN else _map_closed(path)
+                data = _map(path) if len(self._open) < _KEPT_OPEN else _map_closed(path)
             except (OSError, ValueError, RuntimeError) as error:
                 raise CheckpointError(f"{path} cannot be read: {error}") from None
-        return self._open[path]
+            self._open[path] = data
+        return data
 
     def close(self) -> None:
         """Let go of the files."""
@@ -153,30 +155,37 @@ class Checkpoint:
         for name, extent in header.extents.items():
             if weight_map is not None and weight_map.get(name) != file:
                 raise CheckpointError(f"{file} holds {name!r}, and the index does not say so")
-            offsets, shape = (None, None) if sharding is None else _place(file, name, extent, sharding)
-            box = Box(offsets or (0,) * len(extent.shape), extent.shape)
-            ends = tuple(start + size for start, size in zip(box.offsets, box.sizes, strict=True))
-            tensor = self.tensors.setdefault(name, StoredTensor(extent.dtype, ends))
-            if tensor.saved and (offsets is None or tensor.dtype != extent.dtype or len(ends) != len(tensor.shape)):
+            dtype, sizes, start = extent
+            offsets, ends, shape = (0,) * len(sizes), sizes, None
+            if sharding is not None:
+                offsets, shape = _place(file, name, extent, sharding)
+                ends = tuple(map(operator.add, offsets, sizes))
+            saved = SavedBox(file, Box(offsets, sizes), header.begin + start)
+            tensor = self.tensors.get(name)
+            if tensor is None:
+                self.tensors[name] = StoredTensor(name, dtype, ends, [saved])
+            elif sharding is None or tensor.dtype != dtype or len(ends) != len(tensor.shape):
                 raise CheckpointError(f"{file} and {tensor.saved[0].path} both hold {name!r}, and not as boxes of one")
+            else:
+                tensor.shape = tuple(map(max, tensor.shape, ends))
+                tensor.saved.append(saved)
             if shape is not None and shapes.setdefault(name, shape) != shape:
                 raise CheckpointError(f"{file}: {name!r} is of shape {shape}, and elsewhere of {shapes[name]}")
-            tensor.shape = tuple(map(max, tensor.shape, ends))
-            tensor.saved.append(SavedBox(file, box, header.begin + extent.start))
 
 
-def _map(path: Path) -> torch.Tensor:
-    """The bytes of the file at `path`, which stays open as long as they are looked at."""
+def _map(path: Path) -> npt.NDArray[np.uint8]:
+    """The bytes of the file at `path`, which stays open as long as they are looked at; torch takes them as writable."""
     with path.open("rb") as file:
-        return view_of_array(np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8))[0]
+        return view_of_array(np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8))[0].numpy()
 
 
-def _map_closed(path: Path) -> torch.Tensor:
+def _map_closed(path: Path) -> npt.NDArray[np.uint8]:
     """The same of a file that is closed again: a system has fewer descriptors than a checkpoint may have files.
 
     Such a map has to fit into memory, though it takes none; where there are many files, each of them does.
     """
-    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8, device="cpu")
+    size = path.stat().st_size
+    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8, device="cpu").numpy()
 
 
 def _files(path: Path) -> tuple[list[Path], dict[str, Path] | None]:

@@ -29,7 +29,7 @@ Layouts = Layout | Mapping[str, Layout] | None
 Renaming = Mapping[str, str] | Callable[[str], str] | None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Slot:
     """One tensor of a target.
 
@@ -89,15 +89,19 @@ def slots_of(target: Any) -> list[Slot]:
 
 
 def _mapped_slots(target: Mapping[Any, Any]) -> list[Slot]:
-    named: dict[int, tuple[list[str], Any]] = {}
-    for name, tensor in target.items():
+    slots: dict[int, Slot] = {}
+    for name, tensor in dict(target).items():  # a dict keeps them all, so that no two have one id
         if not isinstance(name, str) or not isinstance(tensor, (Tensor, torch.Tensor)):
             raise TypeError(
                 "target must map names to Parameters and torch tensors, got "
                 f"{name!r}: {tensor!r} of type {type(tensor).__name__}"
             )
-        named.setdefault(id(tensor), ([], tensor))[0].append(name)
-    return [_tensor_slot(tuple(names), tensor) for names, tensor in named.values()]
+        slot = slots.get(id(tensor))
+        if slot is None:
+            slots[id(tensor)] = _tensor_slot((name,), tensor)
+        else:
+            slot.names = (*slot.names, name)
+    return list(slots.values())
 
 
 def _declared_slot(each: Declaration) -> Slot:
@@ -196,10 +200,12 @@ def rename(slots: Iterable[Slot], mapping: Any) -> dict[Slot, tuple[str, ...]]:
     renamed: dict[Slot, tuple[str, ...]] = {}
     owners: dict[str, Slot] = {}
     for slot in slots:
-        renamed[slot] = tuple(_renamed(name, mapping) for name in slot.names)
-        for name, other in zip(slot.names, renamed[slot], strict=True):
+        names = slot.names if mapping is None else tuple(_renamed(name, mapping) for name in slot.names)
+        renamed[slot] = names
+        for other in names:
             owner = owners.setdefault(other, slot)
             if owner is not slot:
+                name = slot.names[names.index(other)]
                 raise ValueError(
                     f"mapping must give tensors different names, got {other!r} for {owner.name!r} and {name!r}"
                 )
@@ -207,7 +213,7 @@ def rename(slots: Iterable[Slot], mapping: Any) -> dict[Slot, tuple[str, ...]]:
 
 
 def _renamed(name: str, mapping: Any) -> str:
-    other = name if mapping is None else mapping.get(name, name) if isinstance(mapping, Mapping) else mapping(name)
+    other = mapping.get(name, name) if isinstance(mapping, Mapping) else mapping(name)
     if not isinstance(other, str):
         raise TypeError(f"mapping must give strings, got {other!r} for {name!r}")
     return other
