@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
-from tritonparam import Box, Constant, Copy, Fill, Plan, Tensor
+from tritonparam import Box, Constant, Copy, Fill, Plan, Tensor, deferred_init
 from tritonparam._arrays import view_of_array
 from tritonparam._backends import _host_copy
 from tritonparam._copy import CAST_DTYPES
@@ -221,6 +221,13 @@ def test_dimensions_that_lead_nowhere_do_not_hide_an_overlap() -> None:
     huge = x[1:2].expand(2**61, 2)
     assert overlap(huge, x[1::2])
     assert not overlap(huge, x[::2])
+
+
+def test_overlap_of_deferred_tensors_which_begin_at_address_0() -> None:
+    with deferred_init():
+        x = torch.arange(8.0)
+        assert not overlap(x[::2], x[1::2])
+        assert overlap(x[:6:2], x[::3])
 
 
 def test_interleaved_boxes_do_not_overlap() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+_PAGE = 4096  # bytes
 # What `numpy.shares_memory` may spend on one pair: enough for boxes of one tensor, whatever its rank.
 _MAX_WORK = 10_000
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
@@ -113,7 +114,7 @@ class _Addresses:
             if length > 1 and stride
         ]
         self.__array_interface__ = {
-            "data": (tensor.data_ptr(), True),
+            "data": (tensor.data_ptr() + _PAGE, True),  # a deferred tensor begins at 0, which is no address to NumPy
             "shape": tuple(length for length, _ in steps),
             "strides": tuple(size * stride for _, stride in steps),
             "typestr": f"|V{size}",
