@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.cases import PLAIN_FILL
-from bench.copies import OPS, PLAIN_COPY
+from bench.copies import OPS, OURS, PLAIN_COPY
 from bench.rows import Row, read
 
 CEILINGS = (PLAIN_FILL, PLAIN_COPY)
@@ -21,10 +21,10 @@ def render(rows: Sequence[Row]) -> str:
     fills = [row for row in values if row.op not in OPS]
     copies = [row for row in values if row.op in OPS]
     if fills:
-        text = "GB/s written, in brackets as a fraction of the plain fill of the same bytes:"
+        text = "GB/s written, in brackets as a fraction of the faster plain fill of the same bytes:"
         parts.append(f"{text}\n\n{_throughput('fill', fills)}")
     if copies:
-        text = "GB/s moved, which is read and written, in brackets as a fraction of a plain copy that moves as many:"
+        text = "GB/s moved, read and written, in brackets as a fraction of the faster plain copy that moves as many:"
         parts.append(f"{text}\n\n{_throughput('copy', copies)}")
     if host:
         parts.append(_host(host))
@@ -98,8 +98,13 @@ def _markdown(lines: Iterable[Sequence[str]]) -> str:
 
 
 def section(results: Path) -> str:
-    """What stands between the marks: every device's table, in the order of the files' names."""
-    return "\n\n".join(render(read(path)) for path in sorted(results.glob("*.csv")))
+    """What stands between the marks: every device's table, those of GPUs first, then by the files' names."""
+    tables = [read(path) for path in sorted(results.glob("*.csv"))]
+    return "\n\n".join(map(render, sorted(tables, key=_is_of_a_host)))
+
+
+def _is_of_a_host(rows: Sequence[Row]) -> bool:
+    return all(row.provider != OURS["cuda"] for row in rows if row.mode != "host")
 
 
 def renew(text: str, results: Path) -> str:

@@ -18,18 +18,19 @@ STRIP by COLUMNS of them.
 import triton
 import triton.language as tl
 
-from .cast import _cast, _pointer
+from .cast import _TYPES, _cast, _pointer
 from .rows import _find_row
 
 ROW = 5
 DIMENSION = 4
 TILE = 4096  # elements an iteration of a run, of a wide cast; half of it in a wide move, a quarter in narrow rows
-CHUNK = 1 * TILE  # elements a program of a run
+CHUNK = 1 * TILE  # elements a program of a run; many small programs hide the way to their rows
 LANES = 1024  # units an iteration of a gather
 UNITS = 1 * LANES  # units a program of a gather
 ROWS, COLUMNS = 32, 64  # elements an iteration of a transpose
 STRIP = 4 * ROWS  # elements a program of a transpose, along its first dimension
 NUM_WARPS = 8
+NUM_WARPS_NARROW = 4  # with more, a lane has too few bytes on the way
 PATHS = {"run": 0, "gather": 1, "transpose": 2}
 VECTOR = 8  # elements a unit of a wide cast
 MOVE_VECTOR = 4  # int32 a unit of a wide move: 16 bytes
@@ -176,6 +177,18 @@ def code_of(path: str, wide: bool, source_code: int, out_code: int) -> int:
     return PATHS[path] | wide << 2 | source_code << 4 | out_code << 8
 
 
+def num_warps(codes: tuple[int, ...]) -> int:
+    """How many warps a program has: fewer if a row transposes 16 bits or less, or casts 16 bits to 8 or 8 to 8.
+
+    bench/results/tuning has what was measured.
+    """
+    for code in codes:
+        bits = [_TYPES.value[each].primitive_bitwidth for each in (code >> 4 & 15, code >> 8)]
+        if max(bits) <= 16 and (code & 3 == PATHS["transpose"] or (code >> 2 & 1 and min(bits) == 8)):
+            return NUM_WARPS_NARROW
+    return NUM_WARPS
+
+
 def copy(table, rows: int, programs: int, codes: tuple[int, ...]) -> None:
     """Run a table: one launch, no synchronization, nothing allocated.
 
@@ -187,4 +200,4 @@ def copy(table, rows: int, programs: int, codes: tuple[int, ...]) -> None:
     """
     if programs == 0:
         return
-    _copy_kernel[(programs,)](table, rows, CODES=codes, num_warps=NUM_WARPS, enable_fp_fusion=False)
+    _copy_kernel[(programs,)](table, rows, CODES=codes, num_warps=num_warps(codes), enable_fp_fusion=False)

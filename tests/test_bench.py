@@ -9,6 +9,7 @@ import re
 import time
 from itertools import groupby
 from math import prod
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def touch_a_byte(memory):
 
 
 def test_cases_are_those_promised():
-    """Four ops, two dtypes, one tensor and a whole GPT-2, each by all makers of the device and beside a plain fill."""
+    """Four ops, two dtypes, one tensor and whole models, each by all makers of the device and beside a plain fill."""
     for device in ("cpu", "cuda"):
         for quick in (False, True):
             found = cases(device, quick)
@@ -103,6 +104,8 @@ def test_cases_are_those_promised():
     assert len(whole.shapes) == 148
     assert whole.elements == 124_439_808
     assert whole.moved == 248_879_616
+    models = {device: {c.workload for c in cases(device)} & {"GPT-2 124M", "Llama 2 7B"} for device in ("cpu", "cuda")}
+    assert models == {"cpu": {"GPT-2 124M"}, "cuda": {"GPT-2 124M", "Llama 2 7B"}}
 
 
 def test_gpt2_shapes_are_those_of_the_model():
@@ -142,6 +145,30 @@ def test_right_makers_are_timed(op, dtype):
         assert 1 <= row.rounds <= 3
         assert row.repeats >= 1
     assert outcome.rows[-1].fraction_of_ceiling == 1
+
+
+def test_fractions_are_of_the_faster_plain_fill(monkeypatch):
+    """A copy replayed from a graph may be slower than one that is called, or faster."""
+    seconds = {("eager", PLAIN_FILL): 4.0, ("graph", PLAIN_FILL): 2.0, ("eager", "torch"): 8.0, ("graph", "torch"): 1.0}
+    modes = iter(("eager", "graph"))
+
+    def timed(runs, *_):
+        mode = next(modes)
+        return {case: (1, [seconds[mode, case.provider]]) for case in runs}
+
+    monkeypatch.setattr(run, "interleave", timed)
+    monkeypatch.setattr(run, "captured", lambda replayed: replayed)
+    monkeypatch.setattr(run.torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(run.torch.cuda, "get_device_properties", lambda _: SimpleNamespace(L2_cache_size=0))
+    monkeypatch.setattr(run, "Memory", lambda case, _: Memory(case, "cpu"))
+    todo = [case("ones", provider) for provider in ("torch", PLAIN_FILL)]
+    outcome = run.measure(todo, "cuda", ENVIRONMENT)
+    assert [(row.mode, row.provider, row.fraction_of_ceiling) for row in outcome.rows] == [
+        ("eager", "torch", 0.25),
+        ("eager", PLAIN_FILL, 0.5),
+        ("graph", "torch", 2.0),
+        ("graph", PLAIN_FILL, 1.0),
+    ]
 
 
 @pytest.mark.kernels
@@ -424,6 +451,13 @@ def test_table_is_made_from_the_rows(tmp_path):
     assert "| clone | float32 | some tensors | 1 | 12.3 (0.50) | 12.3 |" in text
     graph = [dataclasses.replace(row, mode="graph") for row in ROWS[:2]]
     assert "| torch (eager) | torch (graph) | plain fill (eager) | plain fill (graph) |" in table.render(ROWS + graph)
+
+
+def test_tables_of_gpus_come_first(tmp_path):
+    gpu = [dataclasses.replace(row, device="z gpu", provider=OURS["cuda"]) for row in ROWS[:1]]
+    rows.write(tmp_path, [*ROWS, *gpu], whole=True)
+    text = table.section(tmp_path)
+    assert 0 == text.index("**z gpu**") < text.index("**a device**")
 
 
 def test_readme_is_checked_and_renewed(tmp_path):

@@ -60,9 +60,9 @@ def test_flags_are_taken_and_states_are_not(init, lazy, grad):
     assert clone.torch.requires_grad is grad
     assert (clone.unique, clone.sliced, clone.is_init, clone.inited_param) == (False, False, False, None)
     assert not hasattr(clone, "my_note")
-    for name, value in {**TAKEN, "name": "x", "comm_fusion": 0, "requires_grad": not grad}.items():
-        setattr(clone, name, value)
     clone.cache_shape.append(9)
+    for name, value in {"name": "x", "comm_fusion": 0, "requires_grad": not grad}.items():
+        setattr(clone, name, value)
     assert (parameter.name, parameter.comm_fusion, parameter.cache_shape) == ("w", 2, [3, 4])
     assert parameter.requires_grad is grad
 

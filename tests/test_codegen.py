@@ -19,7 +19,8 @@ import pytest
 triton = pytest.importorskip("triton")
 
 from tritonparam.kernels import fill  # noqa: E402  only where triton is
-from tritonparam.kernels.copy import LANES, MOVE_VECTOR, NUM_WARPS, TILE, VECTOR  # noqa: E402
+from tritonparam.kernels.cast import DTYPES  # noqa: E402
+from tritonparam.kernels.copy import LANES, MOVE_VECTOR, TILE, VECTOR, code_of, num_warps  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 Row = dict[str, str]
@@ -139,7 +140,8 @@ def test_figures_of_a_copy_keep_their_promises(row: Row, measured_copies: dict[t
         # Elements of a lane in an iteration: 8 of them or more make 16 bytes; 8-bit ones are accessed by 64 bits.
         moves = source == out
         units = {"run": TILE // (2 if moves else 1), "gather": LANES * (MOVE_VECTOR if moves else VECTOR)}
-        elements = units[path] // (32 * NUM_WARPS)
+        code = code_of(path, True, DTYPES[source], DTYPES[out])
+        elements = units[path] // (32 * num_warps((code,)))
         for figure, dtype in (("wide_loads", source), ("wide_stores", out)):
             itemsize = int(dtype.lstrip("abcdefghijklmnopqrstuv").partition("_")[0]) // 8
             if itemsize == 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -313,7 +314,7 @@ def test_a_source_between_its_elements(device: torch.device) -> None:
 @pytest.mark.parametrize("dtypes", [(F32, F32), (F32, BF16), (torch.int8, torch.int64)], ids=str)
 def test_every_size(dtypes: tuple[torch.dtype, torch.dtype], device: torch.device) -> None:
     """Side by side and scattered, in one launch: none, one, around every power of two that the kernel knows, primes."""
-    sizes = [0, 1, 7, LANES - 1, LANES, LANES + 1, UNITS + 1, 4099, TILE - 1, TILE, TILE + 1, CHUNK, CHUNK + 1]
+    sizes = [0, 1, 7, LANES - 1, LANES, LANES + 1, 5 * UNITS + 1, 4099, TILE - 1, TILE, TILE + 1, 3 * CHUNK + 1]
     source = random_tensor(2 * max(sizes), dtypes[0], device)
     places = [Place((size,), dtypes[1], device) for size in sizes for _ in range(2)]
     steps = itertools.cycle((1, 2))
@@ -346,6 +347,31 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(fill, "_fill_kernel", Counted("fill", fill._fill_kernel))
     assert _triton.copy is kernel.copy
     return names
+
+
+@pytest.mark.parametrize(
+    ("rows", "warps"),
+    [
+        ([("run", True, "int32", "int32")], 8),
+        ([("run", True, "float32", "bfloat16"), ("gather", False, "int8", "int8")], 8),
+        ([("run", True, "float32", "float8_e4m3fn")], 8),
+        ([("run", True, "bfloat16", "float8_e4m3fn")], 4),
+        ([("run", False, "bfloat16", "float8_e4m3fn")], 8),
+        ([("transpose", False, "int32", "int32"), ("transpose", False, "float32", "bfloat16")], 8),
+        ([("run", True, "int32", "int32"), ("transpose", False, "int16", "int16")], 4),
+    ],
+)
+def test_programs_have_the_warps_that_were_found_fastest(rows, warps, monkeypatch) -> None:
+    asked = []
+
+    class Recorder:
+        def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+            return lambda *_, num_warps, **__: asked.append((grid, num_warps))
+
+    monkeypatch.setattr(kernel, "_copy_kernel", Recorder())
+    codes = tuple(kernel.code_of(path, wide, CODES[source], CODES[out]) for path, wide, source, out in rows)
+    kernel.copy(None, 1, 3, codes)
+    assert asked == [((3,), warps)]
 
 
 def test_all_in_one_launch(device: torch.device, launches: list[str]) -> None:

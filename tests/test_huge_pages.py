@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(not has_huge_pages(), reason="needs Linux's huge
 
 def fresh_memory(nbytes: int) -> torch.Tensor:
     """Pages that no allocator had before: what it gives a second time may have been marked the first time."""
-    return torch.frombuffer(mmap.mmap(-1, nbytes), dtype=torch.float32)
+    return torch.frombuffer(mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.float32)
 
 
 def test_large_memory_is_marked_and_other_memory_is_not() -> None:

@@ -287,6 +287,27 @@ def test_block_size_changes_no_bit(block: int, device: torch.device, monkeypatch
         check(fill)
 
 
+@pytest.mark.parametrize(
+    ("kinds", "warps"),
+    [
+        *(({kind}, 4) for kind in ("constant", "uniform", "normal")),
+        *(({kind}, 8) for kind in ("truncated_normal", "truncated_normal_with_tail")),
+        ({"constant", "uniform", "normal"}, 4),
+        (set(kernel.KINDS), 8),
+    ],
+)
+def test_programs_have_the_warps_that_were_found_fastest(kinds, warps, monkeypatch) -> None:
+    asked = []
+
+    class Recorder:
+        def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+            return lambda *_, num_warps, **__: asked.append((grid, num_warps))
+
+    monkeypatch.setattr(kernel, "_fill_kernel", Recorder())
+    kernel.fill(None, 1, 3, sum(1 << kernel.KINDS[kind] for kind in kinds), 1, False)
+    assert asked == [((3,), warps)]
+
+
 def test_table_says_what_it_holds(device: torch.device) -> None:
     """Rows, programs, kinds and dtypes; empty tensors have no row."""
     shapes = [(CHUNK,), (CHUNK + 1,), (0,), (1,)]

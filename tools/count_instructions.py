@@ -142,7 +142,7 @@ def compile_copy(architecture: str, case: str) -> triton.compiler.CompiledKernel
     for each in case.split("+"):
         path, width, source, out = each.split()
         codes.append(copy.code_of(path, width == "wide", cast.DTYPES[source], cast.DTYPES[out]))
-    return compile_kernel(copy._copy_kernel, {"CODES": tuple(codes)}, copy.NUM_WARPS, architecture)
+    return compile_kernel(copy._copy_kernel, {"CODES": tuple(codes)}, copy.num_warps(tuple(codes)), architecture)
 
 
 def compile_fill(architecture: str, kind: str, dtype: str) -> triton.compiler.CompiledKernel:

@@ -38,14 +38,17 @@ CONSTANTS = {
         "COLUMNS": r"^(ROWS, COLUMNS = \d+, )(\d+)\b",
         "STRIP": r"^(STRIP = )(\d+)(?= \* ROWS\b)",
         "NUM_WARPS": r"^(NUM_WARPS = )(\d+)\b",
+        "NUM_WARPS_NARROW": r"^(NUM_WARPS_NARROW = )(\d+)\b",
     },
 }
 PATHS: dict[str, dict[str, tuple[int, ...]]] = {
     "fill": {"BLOCK": (256, 512, 1024), "CHUNK": (1, 2, 4, 8, 16), "NUM_WARPS": (4, 8)},
     "truncated fill": {"BLOCK": (256, 512, 1024), "CHUNK": (1, 2, 4, 8, 16), "NUM_WARPS_TRUNCATED": (4, 8)},
     "run": {"TILE": (2048, 4096, 8192), "CHUNK": (1, 2, 4, 8), "NUM_WARPS": (4, 8)},
+    "narrow run": {"TILE": (2048, 4096, 8192), "CHUNK": (1, 2, 4, 8), "NUM_WARPS_NARROW": (4, 8)},
     "gather": {"LANES": (256, 512, 1024), "UNITS": (1, 2, 4, 8), "NUM_WARPS": (4, 8)},
     "transpose": {"ROWS": (32, 64), "COLUMNS": (32, 64, 128), "STRIP": (1, 2, 4, 8), "NUM_WARPS": (4, 8)},
+    "narrow transpose": {"ROWS": (32, 64), "COLUMNS": (32, 64, 128), "STRIP": (1, 2, 4, 8), "NUM_WARPS_NARROW": (4, 8)},
 }
 LIMITED, LIMITS = ("normal", "truncated_normal"), (112, 80)  # registers a thread, with this tree's BLOCK
 ENTRY = {"fill": "_fill_kernel[(programs,)](", "copy": "_copy_kernel[(programs,)]("}
@@ -211,13 +214,13 @@ JOBS = {
         Job("copy float32 misaligned", "copy", "run", _contiguous(_F32, _F32, 4)),
         Job("cast float32 to bfloat16", "copy", "run", _contiguous(_F32, _BF16)),
         Job("cast bfloat16 to float32", "copy", "run", _contiguous(_BF16, _F32)),
-        Job("cast bfloat16 to float8_e4m3fn", "copy", "run", _contiguous(_BF16, _F8)),
+        Job("cast bfloat16 to float8_e4m3fn", "copy", "narrow run", _contiguous(_BF16, _F8)),
         Job("copy GPT-2 float32", "copy", "run", _copies_gpt2(_F32)),
         Job("cast GPT-2 float32 to bfloat16", "copy", "run", _copies_gpt2(_BF16)),
         Job("row slices float32", "copy", "run", _rows),
         Job("column slices float32", "copy", "run", _columns),
         Job("transposes float32", "copy", "transpose", _transposes(_F32, _F32)),
-        Job("transposes bfloat16", "copy", "transpose", _transposes(_BF16, _BF16)),
+        Job("transposes bfloat16", "copy", "narrow transpose", _transposes(_BF16, _BF16)),
         Job("transposes float32 to bfloat16", "copy", "transpose", _transposes(_F32, _BF16)),
         Job("every other float32", "copy", "gather", _every_other),
         Job("broadcast row float32", "copy", "gather", _broadcast),
@@ -234,7 +237,7 @@ def write_package(variant: Variant, folder: Path) -> None:
     options = "".join(f", {name}={value}" for name, value in variant.values if name.islower())
     edits = [(CONSTANTS[variant.kernel][name], rf"\g<1>{value}") for name, value in variant.values if name.isupper()]
     edits.append((r"^    " + re.escape(ENTRY[variant.kernel]), "    return " + ENTRY[variant.kernel]))
-    edits.append((r"\bnum_warps=(NUM_WARPS|num_warps\(kinds\))", r"num_warps=\1" + options))
+    edits.append((r"\bnum_warps=(num_warps\(\w+\))", r"num_warps=\1" + options))
     for pattern, replacement in edits:
         text, found = re.subn(pattern, replacement, text, flags=re.MULTILINE)
         if found != 1:

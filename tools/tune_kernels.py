@@ -1,7 +1,7 @@
 """Sweep the launch constants of kernels/fill.py and kernels/copy.py: which serve which job best, on this device.
 
     PYTHONPATH=. python tools/tune_kernels.py --out DIR      everything (bench/results/tuning has what came of it)
-    PYTHONPATH=. python tools/tune_kernels.py --only normal  the jobs with this in their names, or of this path
+    PYTHONPATH=. python tools/tune_kernels.py --only normal  the jobs of this path, or with this in their names
     PYTHONPATH=. python tools/tune_kernels.py --quick        small tensors, two variants a job, also interpreted
 
 A variant is a copy of kernels/ with other constants, under a name of its own. All are compiled side by side first, on
@@ -38,7 +38,7 @@ from bench.rows import environment, path_of
 from tritonparam import Fill
 from tritonparam.kernels.fill import is_interpreted
 
-CEILING = "ceiling"
+CEILINGS = ("called", "replayed")  # the faster one counts, as in bench/run.py
 SHOWN = 8
 
 _lost = False
@@ -100,7 +100,9 @@ def compile_all(tasks: list[tuple[str, Variant]], folder: str, device: str, work
                     failed[n] = fault
                     print(f"DROPPED {tasks[n][0]}: {tasks[n][1]}: {fault}", flush=True)
                 if done % 50 == 0 or done == len(futures):
-                    print(f"compiled {done} of {len(futures)}, {time.perf_counter() - start:.0f} s", flush=True)
+                    print(
+                        f"compiled or dropped {done} of {len(futures)}, {time.perf_counter() - start:.0f} s", flush=True
+                    )
         # Those in flight when a process died may have killed it: they go last.
         again.sort()
         left = again[workers:] + again[:workers]
@@ -139,8 +141,12 @@ def measure(job: Job, faults: dict[Variant, str], device: str, scale: Scale, rou
             compiled = run()
             if want is None:
                 want = work.block.clone()
-                if (kept := int((want.view(torch.int64) == -1).sum())) > 2:  # 16 bytes of guards
-                    raise RuntimeError(f"{kept} words were not written")
+                work.block.zero_()
+                run()
+                if (kept := int((want != work.block).sum())) > 16:  # the guards
+                    raise RuntimeError(f"{kept} bytes were not written")
+                work.block.fill_(0xFF)
+                run()
             row["registers"] = getattr(compiled, "n_regs", "")
             row["spills"] = getattr(compiled, "n_spills", "")
             if not torch.equal(work.block.view(torch.int64), want.view(torch.int64)):
@@ -154,10 +160,12 @@ def measure(job: Job, faults: dict[Variant, str], device: str, scale: Scale, rou
             row["status"] = one_line(error)
     plain = ceiling(work)
     plain()
-    runs[CEILING] = captured(plain) if device == "cuda" else plain
+    runs[CEILINGS[0]] = plain
+    if device == "cuda":
+        runs[CEILINGS[1]] = captured(plain)
     clock = cuda_clock if device == "cuda" else host_clock
     samples = {key: each for key, (_, each) in interleave(runs, clock, rounds, 0.2).items()}
-    limit = statistics.median(samples.pop(CEILING))
+    limit = min(statistics.median(samples.pop(key)) for key in CEILINGS if key in samples)
     print(f"\n{job.name} ({job.path}): ceiling {work.moved / limit * 1e-9:.0f} GB/s", flush=True)
     for number, seconds in samples.items():
         median = statistics.median(seconds)
@@ -203,7 +211,7 @@ def summarize(rows: list[dict[str, Any]]) -> Iterator[str]:
 def main() -> None:
     """Sweep, print, and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="TEXT", help="jobs with TEXT in their name, or of the path TEXT")
+    parser.add_argument("--only", default="", metavar="TEXT", help="jobs of the path TEXT, or with TEXT in their name")
     parser.add_argument("--quick", action="store_true", help="small tensors, two variants a job, to see that all runs")
     parser.add_argument(
         "--out", type=Path, default=Path("."), metavar="DIR", help="where DEVICE.csv goes, by default here"
@@ -218,7 +226,8 @@ def main() -> None:
         parser.error("TRITON_INTERPRET=1 times nothing: it goes with --quick only")
     if device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device: on a host only TRITON_INTERPRET=1 with --quick runs")
-    jobs = [job for job in JOBS.values() if arguments.only in job.name or arguments.only == job.path]
+    named = [job for job in JOBS.values() if arguments.only in job.name]
+    jobs = [job for job in JOBS.values() if arguments.only == job.path] or named
     if not jobs:
         parser.error(f"--only {arguments.only!r} is in none of {list(JOBS)}")
     variants = {job: job.variants() for job in jobs}
@@ -226,34 +235,69 @@ def main() -> None:
         variants = {job: [each[0], each[-1]] for job, each in variants.items()}
     scale, rounds = (FULL, 5) if not arguments.quick else (QUICK if device == "cuda" else TINY, 2)
 
+    where = asdict(environment(device, arguments.commit))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = path_of(arguments.out, where["device"])
+    done, failed = sweep(variants, device, scale, rounds, arguments.workers, path.with_suffix(".part"), where)
+    keep(path, done)
+    path.with_suffix(".part").unlink(missing_ok=True)
+    print("\n".join(summarize(done)), flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def sweep(
+    variants: dict[Job, list[Variant]],
+    device: str,
+    scale: Scale,
+    rounds: int,
+    workers: int,
+    draft: Path,
+    where: dict[str, Any],
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of all jobs, which also go to `draft` as they are measured, and the names of jobs that failed."""
+    done, lost = list[dict[str, Any]](), list[str]()
     with tempfile.TemporaryDirectory() as folder:
         for variant in {each for own in variants.values() for each in own}:
             write_package(variant, Path(folder))
         sys.path.insert(0, folder)
-        codes = {job: codes_of(job) for job in jobs}
-        shared = {(codes[job], each): (job.name, each) for job in jobs for each in variants[job]}
-        failed = compile_all(list(shared.values()), folder, device, arguments.workers)
+        codes = {job: codes_of(job) for job in variants}
+        shared = {(codes[job], each): (job.name, each) for job in variants for each in variants[job]}
+        failed = compile_all(list(shared.values()), folder, device, workers)
         dropped = {key: failed[n] for n, key in enumerate(shared) if n in failed}
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        where, done, writer = asdict(environment(device, arguments.commit)), [], None
-        with path_of(arguments.out, where["device"]).open("w", newline="") as file:
-            for job in jobs:
-                start = time.perf_counter()
-                try:
-                    faults = {each: dropped.get((codes[job], each), "") for each in variants[job]}
-                    rows = measure(job, faults, device, scale, rounds)
-                except Exception as error:
-                    print(f"\n{job.name}: FAILED: {one_line(error)}", flush=True)
-                    continue
-                show(rows)
-                done += rows
-                writer = writer or csv.DictWriter(file, [*rows[0], *where], lineterminator="\n")
-                if not file.tell():
-                    writer.writeheader()
-                writer.writerows(row | where for row in rows)
-                file.flush()
-                print(f"  {time.perf_counter() - start:.1f} s", flush=True)
-    print("\n".join(summarize(done)), flush=True)
+        for job in variants:
+            start = time.perf_counter()
+            try:
+                faults = {each: dropped.get((codes[job], each), "") for each in variants[job]}
+                rows = measure(job, faults, device, scale, rounds)
+            except Exception as error:
+                print(f"\n{job.name}: FAILED: {one_line(error)}", flush=True)
+                lost.append(job.name)
+                continue
+            show(rows)
+            done += [row | where for row in rows]
+            write(draft, done)
+            print(f"  {time.perf_counter() - start:.1f} s", flush=True)
+    return done, lost
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows, in the order of their jobs."""
+    order = list(JOBS)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=lambda row: order.index(row["job"])))
+
+
+def keep(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Put rows into a file in the place of earlier ones of the same jobs; those of other jobs stay."""
+    new = {row["job"] for row in rows}
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = [*rows, *(old for old in csv.DictReader(file) if old["job"] not in new and old["job"] in JOBS)]
+    if rows:
+        write(path, rows)
 
 
 if __name__ == "__main__":
