@@ -30,7 +30,7 @@ UNITS = 1 * LANES  # units a program of a gather
 ROWS, COLUMNS = 32, 64  # elements an iteration of a transpose
 STRIP = 4 * ROWS  # elements a program of a transpose, along its first dimension
 NUM_WARPS = 8
-NUM_WARPS_NARROW = 4  # with more, a lane has too few bytes on the way
+NUM_WARPS_FEW = 4  # for what has a longer way through a lane, or too few bytes on it
 PATHS = {"run": 0, "gather": 1, "transpose": 2}
 VECTOR = 8  # elements a unit of a wide cast
 MOVE_VECTOR = 4  # int32 a unit of a wide move: 16 bytes
@@ -178,14 +178,14 @@ def code_of(path: str, wide: bool, source_code: int, out_code: int) -> int:
 
 
 def num_warps(codes: tuple[int, ...]) -> int:
-    """How many warps a program has: fewer if a row transposes 16 bits or less, or casts 16 bits to 8 or 8 to 8.
+    """How many warps a program has: few if a row transposes, or is wide and casts 8 bits from or to 16 or 8.
 
     bench/results/tuning has what was measured.
     """
     for code in codes:
         bits = [_TYPES.value[each].primitive_bitwidth for each in (code >> 4 & 15, code >> 8)]
-        if max(bits) <= 16 and (code & 3 == PATHS["transpose"] or (code >> 2 & 1 and min(bits) == 8)):
-            return NUM_WARPS_NARROW
+        if code & 3 == PATHS["transpose"] or (code >> 2 & 1 and min(bits) == 8 and max(bits) <= 16):
+            return NUM_WARPS_FEW
     return NUM_WARPS
 
 

@@ -424,7 +424,7 @@ ROWS = [
 TABLE = """\
 **a device**
 
-GB/s written, in brackets as a fraction of the plain fill of the same bytes:
+GB/s written, in brackets as a fraction of the faster plain fill of the same bytes:
 
 | fill | dtype | tensors | threads | torch | plain fill |
 | --- | --- | --- | --: | --: | --: |

@@ -38,17 +38,16 @@ CONSTANTS = {
         "COLUMNS": r"^(ROWS, COLUMNS = \d+, )(\d+)\b",
         "STRIP": r"^(STRIP = )(\d+)(?= \* ROWS\b)",
         "NUM_WARPS": r"^(NUM_WARPS = )(\d+)\b",
-        "NUM_WARPS_NARROW": r"^(NUM_WARPS_NARROW = )(\d+)\b",
+        "NUM_WARPS_FEW": r"^(NUM_WARPS_FEW = )(\d+)\b",
     },
 }
 PATHS: dict[str, dict[str, tuple[int, ...]]] = {
     "fill": {"BLOCK": (256, 512, 1024), "CHUNK": (1, 2, 4, 8, 16), "NUM_WARPS": (4, 8)},
     "truncated fill": {"BLOCK": (256, 512, 1024), "CHUNK": (1, 2, 4, 8, 16), "NUM_WARPS_TRUNCATED": (4, 8)},
     "run": {"TILE": (2048, 4096, 8192), "CHUNK": (1, 2, 4, 8), "NUM_WARPS": (4, 8)},
-    "narrow run": {"TILE": (2048, 4096, 8192), "CHUNK": (1, 2, 4, 8), "NUM_WARPS_NARROW": (4, 8)},
+    "narrow run": {"TILE": (2048, 4096, 8192), "CHUNK": (1, 2, 4, 8), "NUM_WARPS_FEW": (4, 8)},
     "gather": {"LANES": (256, 512, 1024), "UNITS": (1, 2, 4, 8), "NUM_WARPS": (4, 8)},
-    "transpose": {"ROWS": (32, 64), "COLUMNS": (32, 64, 128), "STRIP": (1, 2, 4, 8), "NUM_WARPS": (4, 8)},
-    "narrow transpose": {"ROWS": (32, 64), "COLUMNS": (32, 64, 128), "STRIP": (1, 2, 4, 8), "NUM_WARPS_NARROW": (4, 8)},
+    "transpose": {"ROWS": (32, 64), "COLUMNS": (32, 64, 128), "STRIP": (1, 2, 4, 8), "NUM_WARPS_FEW": (4, 8)},
 }
 LIMITED, LIMITS = ("normal", "truncated_normal"), (112, 80)  # registers a thread, with this tree's BLOCK
 ENTRY = {"fill": "_fill_kernel[(programs,)](", "copy": "_copy_kernel[(programs,)]("}
@@ -220,7 +219,7 @@ JOBS = {
         Job("row slices float32", "copy", "run", _rows),
         Job("column slices float32", "copy", "run", _columns),
         Job("transposes float32", "copy", "transpose", _transposes(_F32, _F32)),
-        Job("transposes bfloat16", "copy", "narrow transpose", _transposes(_BF16, _BF16)),
+        Job("transposes bfloat16", "copy", "transpose", _transposes(_BF16, _BF16)),
         Job("transposes float32 to bfloat16", "copy", "transpose", _transposes(_F32, _BF16)),
         Job("every other float32", "copy", "gather", _every_other),
         Job("broadcast row float32", "copy", "gather", _broadcast),
