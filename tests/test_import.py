@@ -16,10 +16,13 @@ import tritonparam
 ROOT = Path(tritonparam.__file__).parents[1]
 HEAVY = ["triton", "typer", "rich", "safetensors", "transformers", "torch.distributed.tensor"]
 
-# Seconds are of this process's CPU and from bytecode, so that a busy machine does not matter.
+# Seconds are of this process's CPU and from bytecode, and the least of three, so that a busy machine does not matter.
+# Where torch itself takes more than 1.25 s, the machine is slow, and the limit is the same share of that time.
 PROBE = f"""
 import compileall, json, sys, time
+start = time.process_time()
 import torch
+torch_seconds = time.process_time() - start
 compileall.compile_dir("tritonparam", quiet=2)
 before = set(sys.modules)
 start = time.process_time()
@@ -31,12 +34,18 @@ print(json.dumps({{
     "heavy": [name for name in {HEAVY!r} if name in new],
     "cuda": torch.cuda.is_initialized(),
     "seconds": seconds,
+    "torch": torch_seconds,
 }}))
 """
 
 
 def check_import(root: Path) -> None:
-    """Import the package that lies in `root` after torch, in a process of its own, and look at what that did."""
+    """Import the package that lies in `root` after torch, in processes of its own, and look at what that did."""
+    assert min(_imported(root) for _ in range(3)) < 0.05
+
+
+def _imported(root: Path) -> float:
+    """The seconds of an import that brings in nothing heavy, on a machine that imports torch in 1.25 s or less."""
     done = subprocess.run(
         [sys.executable, "-c", PROBE],
         cwd=root,
@@ -50,7 +59,7 @@ def check_import(root: Path) -> None:
     assert Path(got["file"]).parents[1] == root
     assert got["heavy"] == []
     assert not got["cuda"]
-    assert got["seconds"] < 0.05
+    return float(got["seconds"]) * min(1.0, 1.25 / got["torch"])
 
 
 def mutant(folder: Path, line: str) -> Path:

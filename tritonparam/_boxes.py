@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tritonparam._views import Box
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def as_box(argument: str, box: Any) -> Box:

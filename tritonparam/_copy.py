@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from tritonparam._arrays import view_of_array
 from tritonparam._memory import check_memory, check_writable, overlap
 from tritonparam._views import Box
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 CAST_DTYPES = frozenset(
     (

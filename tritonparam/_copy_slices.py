@@ -5,10 +5,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from tritonparam._boxes import as_box, meeting_pair, meets_any
@@ -20,7 +19,10 @@ from tritonparam._writes import Writes, cast_content, shares_memory
 from tritonparam.dtype import as_dtype
 from tritonparam.tensor import _REALIZING, Tensor, realize
 
-_Source = torch.Tensor | npt.NDArray[Any]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_Source: TypeAlias = "torch.Tensor | npt.NDArray[Any]"
 
 
 def copy_slices(dst: torch.Tensor | Tensor, src: _Source | Tensor, boxes: Iterable[Any]) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from tritonparam._constant import constant_tensor
 from tritonparam._law import LAWS, Constant, Law, TruncatedNormal
-from tritonparam._lower import lower_truncated_normal
 from tritonparam._memory import check_memory, check_writable
 from tritonparam._views import contiguous_start
 
@@ -68,6 +67,8 @@ class Fill:
                 f"out must be of a dtype in {sorted(map(str, RANDOM_DTYPES))} for a {law.kind} law, got {out.dtype}"
             )
         elif type(law) is TruncatedNormal:
+            from tritonparam._lower import lower_truncated_normal  # its decimals would make the import long
+
             lower_truncated_normal(law)
         if type(key) is not int or not 0 <= key < 2**64:
             raise ValueError(f"key must be an int in [0, 2**64), got {key!r}")

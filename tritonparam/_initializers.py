@@ -12,13 +12,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tritonparam import _law
 from tritonparam._patterns import ArrayPattern, Content
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _MODES = ("fan_in", "fan_out")
 _GAIN_ONE = (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _PAGE = 4096  # bytes
 # What `numpy.shares_memory` may spend on one pair: enough for boxes of one tensor, whatever its rank.

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from tritonparam._key import derive_key
@@ -16,6 +15,9 @@ from tritonparam._law import Constant, Law, Normal, Uniform
 from tritonparam._views import Box
 from tritonparam.dtype import as_dtype
 from tritonparam.plan import Copy, Fill, Plan
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _AT_ONCE = 2**22  # elements of temporaries; changes no value
 

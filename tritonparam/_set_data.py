@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from tritonparam import dtype as mstype
@@ -24,6 +23,8 @@ from tritonparam.initializer import initializer
 from tritonparam.tensor import Tensor, TorchTensor
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from tritonparam._parameter import Parameter
 
 # MindSpore's ladder, with the dtypes that it leaves out put between their neighbours in width. A dtype takes what

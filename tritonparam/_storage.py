@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from tritonparam._constant import constant_tensor
@@ -16,6 +15,9 @@ from tritonparam._huge_pages import ask_for_huge_pages
 from tritonparam._law import Constant
 from tritonparam._patterns import Content
 from tritonparam.dtype import DType, as_dtype, bool_, float32
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def as_shape(shape: int | Sequence[int]) -> tuple[int, ...]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from tritonparam._arrays import view_of_array
@@ -19,6 +18,9 @@ from tritonparam._storage import copy_of_array
 from tritonparam._views import Box, pieces
 from tritonparam.dtype import DType, as_dtype, float32, float64
 from tritonparam.plan import Copy, Fill, Plan
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _AT_ONCE = 2**20  # elements of temporaries; changes no value
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from tritonparam._initializers import Initializer
@@ -25,6 +24,9 @@ from tritonparam._views import Box
 from tritonparam._writes import Writes
 from tritonparam.dtype import DType, DTypeLike, as_dtype
 from tritonparam.generator import get_generator
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 # One thread at a time turns lazy tensors into real ones, so that none is filled twice. Whoever holds it may take keys
 # from a generator, whose lock is made before.
