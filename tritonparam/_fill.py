@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -67,9 +68,7 @@ class Fill:
                 f"out must be of a dtype in {sorted(map(str, RANDOM_DTYPES))} for a {law.kind} law, got {out.dtype}"
             )
         elif type(law) is TruncatedNormal:
-            from tritonparam._lower import lower_truncated_normal  # its decimals would make the import long
-
-            lower_truncated_normal(law)
+            _check_bounds(law)
         if type(key) is not int or not 0 <= key < 2**64:
             raise ValueError(f"key must be an int in [0, 2**64), got {key!r}")
         is_contiguous = out.is_contiguous()
@@ -90,6 +89,13 @@ class Fill:
     def __repr__(self) -> str:
         box = f"shape={self.shape}, offsets={self.offsets}"
         return f"Fill(out={tuple(self.out.shape)} {self.out.dtype}, law={self.law!r}, key={self.key:#x}, {box})"
+
+
+@lru_cache(maxsize=1024)
+def _check_bounds(law: TruncatedNormal) -> None:
+    from tritonparam._lower import lower_truncated_normal  # whose decimals would make the import long
+
+    lower_truncated_normal(law)
 
 
 def _ints(argument: str, values: Sequence[int]) -> tuple[int, ...]:
