@@ -84,6 +84,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
 
 
+class LaunchRecorder:
+    """Stands in a kernel's place and launches nothing.
+
+    Attributes:
+        asked: The grid and the number of warps of each launch.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[tuple[int, ...], int]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *_, num_warps, **__: self.asked.append((grid, num_warps))
+
+
+@pytest.fixture
+def launch_recorder() -> LaunchRecorder:
+    """What to put in a kernel's place to see how it is launched."""
+    return LaunchRecorder()
+
+
 @pytest.fixture
 def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
     """The plans that run during the test."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -361,17 +360,11 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ([("run", True, "int32", "int32"), ("transpose", False, "int16", "int16")], 4),
     ],
 )
-def test_programs_have_the_warps_that_were_found_fastest(rows, warps, monkeypatch) -> None:
-    asked = []
-
-    class Recorder:
-        def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
-            return lambda *_, num_warps, **__: asked.append((grid, num_warps))
-
-    monkeypatch.setattr(kernel, "_copy_kernel", Recorder())
+def test_programs_have_the_warps_that_were_found_fastest(rows, warps, monkeypatch, launch_recorder) -> None:
+    monkeypatch.setattr(kernel, "_copy_kernel", launch_recorder)
     codes = tuple(kernel.code_of(path, wide, CODES[source], CODES[out]) for path, wide, source, out in rows)
     kernel.copy(None, 1, 3, codes)
-    assert asked == [((3,), warps)]
+    assert launch_recorder.asked == [((3,), warps)]
 
 
 def test_all_in_one_launch(device: torch.device, launches: list[str]) -> None:

@@ -296,16 +296,10 @@ def test_block_size_changes_no_bit(block: int, device: torch.device, monkeypatch
         (set(kernel.KINDS), 8),
     ],
 )
-def test_programs_have_the_warps_that_were_found_fastest(kinds, warps, monkeypatch) -> None:
-    asked = []
-
-    class Recorder:
-        def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
-            return lambda *_, num_warps, **__: asked.append((grid, num_warps))
-
-    monkeypatch.setattr(kernel, "_fill_kernel", Recorder())
+def test_programs_have_the_warps_that_were_found_fastest(kinds, warps, monkeypatch, launch_recorder) -> None:
+    monkeypatch.setattr(kernel, "_fill_kernel", launch_recorder)
     kernel.fill(None, 1, 3, sum(1 << kernel.KINDS[kind] for kind in kinds), 1, False)
-    assert asked == [((3,), warps)]
+    assert launch_recorder.asked == [((3,), warps)]
 
 
 def test_table_says_what_it_holds(device: torch.device) -> None:
