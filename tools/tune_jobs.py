@@ -84,10 +84,18 @@ class Variant:
 
 
 class Work:
-    """The operations of a job, and the memory that they write: all of `block`, guards included."""
+    """A job made: case and memory in one to the bench's plain fill and copy.
+
+    Attributes:
+        block: The memory that is written, guards included.
+        operations: What is to be done.
+        moved: Bytes that are read and written.
+        made: What the plain copy copies.
+    """
 
     def __init__(self, block: torch.Tensor, operations: list[Any], read: int, written: int) -> None:
         self.block, self.operations, self.moved = block, operations, read + written
+        self.made: list[torch.Tensor] = []
 
 
 @dataclass(frozen=True)

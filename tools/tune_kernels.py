@@ -32,8 +32,10 @@ from typing import Any
 import torch
 from tune_jobs import FULL, JOBS, QUICK, TINY, Job, Scale, Variant, Work, codes_of, prepare, write_package
 
+from bench.cases import PLAIN_FILL
 from bench.clock import captured, cuda_clock, host_clock, interleave
-from bench.providers import PATTERN, _memset
+from bench.copies import MOVERS, PLAIN_COPY
+from bench.providers import PROVIDERS
 from bench.rows import environment, path_of
 from tritonparam import Fill
 from tritonparam.kernels.fill import is_interpreted
@@ -112,13 +114,9 @@ def compile_all(tasks: list[tuple[str, Variant]], folder: str, device: str, work
 
 
 def ceiling(work: Work) -> Callable[[], object]:
-    """As many bytes by the driver: a memset of the block, or a copy of half of what is moved."""
-    block = work.block
-    if isinstance(work.operations[0], Fill):
-        return _memset(block) if block.is_cuda else lambda: block.fill_(PATTERN)
-    source = torch.ones(work.moved // 2, dtype=torch.uint8, device=block.device)
-    out = torch.empty_like(source)
-    return lambda: out.copy_(source)
+    """As many bytes by the driver, as the bench has it: a memset of the block, or a copy of half of what is moved."""
+    plain = PROVIDERS[PLAIN_FILL] if isinstance(work.operations[0], Fill) else MOVERS[PLAIN_COPY]
+    return plain.prepare(work, work)
 
 
 def measure(job: Job, faults: dict[Variant, str], device: str, scale: Scale, rounds: int) -> list[dict[str, Any]]:
