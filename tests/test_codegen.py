@@ -144,11 +144,12 @@ def test_figures_of_a_copy_keep_their_promises(row: Row, measured_copies: dict[t
         elements = units[path] // (32 * num_warps((code,)))
         for figure, dtype in (("wide_loads", source), ("wide_stores", out)):
             itemsize = int(dtype.lstrip("abcdefghijklmnopqrstuv").partition("_")[0]) // 8
-            if itemsize == 1:
-                assert got[figure] == 0, figure
-            else:  # where the compiler unrolled the loop, several times as many
-                assert got[figure] > 0, figure
-                assert got[figure] % (elements * itemsize // 16) == 0, figure
+            want = elements * itemsize // 16 if itemsize > 1 else 0
+            if path == "run" and moves:  # whose loop the compiler may unroll: then several times as many
+                assert got[figure] >= want, figure
+                assert got[figure] % want == 0, figure
+            else:
+                assert got[figure] == want, figure
     else:
         assert got["wide_loads"] > 0 or source.startswith("float8")
         assert got["wide_stores"] > 0 or out.startswith("float8")
