@@ -74,9 +74,9 @@ def measure_host(
     }
     if find_spec("triton") is not None:
         # Laying out the tables needs no GPU.
-        build_fill_table = import_module("tritonparam._backends._fill_table").build_fill_table
+        build_fill_table = import_module("tritonparam.plan.backends.fill_table").build_fill_table
         steps["table", "tritonparam triton"] = lambda: build_fill_table(all_fills)
-        build_copy_table = import_module("tritonparam._backends._copy_table").build_copy_table
+        build_copy_table = import_module("tritonparam.plan.backends.copy_table").build_copy_table
         steps["table of copies", "tritonparam triton"] = lambda: build_copy_table(all_copies)
 
     def clock(act: Run, repeats: int) -> float:

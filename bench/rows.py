@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 import tritonparam
-from tritonparam._key import STREAM_VERSION
+from tritonparam.stream.key import STREAM_VERSION
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tritonparam import Normal, TruncatedNormal, Uniform
-from tritonparam._lower import lower_normal, lower_truncated_normal, lower_uniform
-from tritonparam._reference.philox import Words
-from tritonparam._reference.transforms import normal, truncated_normal, uniform
+from tritonparam.stream.lowering import lower_normal, lower_truncated_normal, lower_uniform
+from tritonparam.stream.reference.philox import Words
+from tritonparam.stream.reference.transforms import normal, truncated_normal, uniform
 
 special = pytest.importorskip("scipy.special")
 
@@ -87,7 +87,7 @@ def test_normal_reaches_as_far_as_its_words() -> None:
 
 def test_a_shorter_logarithm_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The promise is tight enough to tell: without the last coefficient of the polynomial it is broken."""
-    from tritonparam._reference import transforms
+    from tritonparam.stream.reference import transforms
 
     monkeypatch.setattr(transforms, "LOG", transforms.LOG[:-1])
     words = random_words(20_000).reshape(-1, 4)

@@ -22,7 +22,7 @@ from bench.copies import MAKES, MOVERS, OPS, OURS, PLAIN_COPY, CopyCase, CopyMem
 from bench.memory import Memory
 from bench.providers import PROVIDERS as MAKERS
 from tritonparam import Normal, TruncatedNormal, Uniform
-from tritonparam._key import STREAM_VERSION
+from tritonparam.stream.key import STREAM_VERSION
 
 ENVIRONMENT = rows.Environment("a device", "3", "2", "none", "1", "0", STREAM_VERSION, "2026-01-01", "abc")
 

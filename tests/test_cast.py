@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tritonparam._reference.cast import CAST_DTYPES, FLOATS, INTEGERS, cast_bits
+from tritonparam.stream.reference.cast import CAST_DTYPES, FLOATS, INTEGERS, cast_bits
 
 PAIRS = list(itertools.product(CAST_DTYPES, CAST_DTYPES))
 SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -21,31 +21,32 @@ pytest.importorskip("safetensors")
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tritonparam import _law
+from tritonparam import stream
 from tritonparam.checkpoint import files
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
-from tritonparam.checkpoint.job import Job
-from tritonparam.checkpoint.record import RECORD_NAME, Entry, entry_from_json, entry_to_json, parse_record, record_text
+from tritonparam.checkpoint.files import INDEX_NAME, RECORD_NAME
 from tritonparam.checkpoint.units import parse_dtype, parse_size
-from tritonparam.checkpoint.write import INDEX_NAME, Written, split, write_checkpoint
-from tritonparam.materialize import BoxLaw
+from tritonparam.cli.init.job import Job
+from tritonparam.cli.init.writing import Written, split, write_checkpoint
+from tritonparam.cli.record import Entry, entry_from_json, entry_to_json, parse_record, record_text
+from tritonparam.module.materialization import BoxLaw
 
 CPU = torch.device("cpu")
-NORMAL = _law.Normal(0.0, 0.02)
+NORMAL = stream.Normal(0.0, 0.02)
 
 
-def entry(name: str, shape: tuple[int, ...], law: _law.Law = NORMAL, dtype: torch.dtype = torch.float32) -> Entry:
+def entry(name: str, shape: tuple[int, ...], law: stream.Law = NORMAL, dtype: torch.dtype = torch.float32) -> Entry:
     return Entry(name, (), "parameter", dtype, shape, (BoxLaw((0,) * len(shape), shape, law),))
 
 
 def job(max_shard_size: int = 10**9, seed: int = 0, scale: int = 1) -> Job:
     entries = (
         entry("wide.weight", (40 * scale, 30)),
-        entry("half.weight", (33,), _law.Uniform(-1.0, 1.0), torch.float16),
-        entry("scalar", (), _law.Constant(2.5), torch.bfloat16),
-        entry("steps", (3,), _law.Constant(7), torch.int64),
+        entry("half.weight", (33,), stream.Uniform(-1.0, 1.0), torch.float16),
+        entry("scalar", (), stream.Constant(2.5), torch.bfloat16),
+        entry("steps", (3,), stream.Constant(7), torch.int64),
         entry("empty", (0, 4)),
-        entry("cut.weight", (50, 7), _law.TruncatedNormal(0.0, 1.0, -2.0, math.inf), torch.bfloat16),
+        entry("cut.weight", (50, 7), stream.TruncatedNormal(0.0, 1.0, -2.0, math.inf), torch.bfloat16),
     )
     settings = {"spec": {"callable": "x:y"}, "seed": seed, "dtype": None, "max_shard_size": max_shard_size, "files": {}}
     return Job(entries, settings)
@@ -134,7 +135,7 @@ def test_the_digest_is_the_documented_one(tmp_path: Path) -> None:
 
 
 def test_boxes_are_filled_each_with_its_own_law(tmp_path: Path) -> None:
-    boxes = (BoxLaw((0, 0), (1, 6), _law.Constant(0.0)), BoxLaw((1, 0), (7, 6), NORMAL))
+    boxes = (BoxLaw((0, 0), (1, 6), stream.Constant(0.0)), BoxLaw((1, 0), (7, 6), NORMAL))
     settings = job().settings
     cut = Job((Entry("e", (), "parameter", torch.float32, (8, 6), boxes),), settings)
     write(cut, tmp_path / "cut")
@@ -146,7 +147,12 @@ def test_boxes_are_filled_each_with_its_own_law(tmp_path: Path) -> None:
 
 def test_a_record_survives_json_exactly() -> None:
     """Strict JSON: no bare Infinity or NaN, and every law comes back equal."""
-    laws = (NORMAL, _law.Uniform(-0.1, 0.1), _law.TruncatedNormal(0.0, 1.0, -math.inf, 2.0), _law.Constant(-math.inf))
+    laws = (
+        NORMAL,
+        stream.Uniform(-0.1, 0.1),
+        stream.TruncatedNormal(0.0, 1.0, -math.inf, 2.0),
+        stream.Constant(-math.inf),
+    )
     for law in laws:
         text = json.dumps(entry_to_json(entry("w", (2, 3), law)), allow_nan=False)
         assert entry_from_json("w", json.loads(text)) == entry("w", (2, 3), law)
@@ -206,7 +212,7 @@ def test_a_run_cut_short_is_continued(tmp_path: Path) -> None:
 def test_progress_is_told_while_values_are_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a host a large shard takes minutes to compute and a moment to write."""
     want = write(job(scale=5), tmp_path / "whole")
-    monkeypatch.setattr("tritonparam.checkpoint.write.PIECE", 1000)
+    monkeypatch.setattr("tritonparam.cli.init.writing.PIECE", 1000)
     counts: list[int] = []
 
     def progress(count: int) -> None:
@@ -321,11 +327,11 @@ SUBPROCESS = """
 import os, resource, signal, sys
 from pathlib import Path
 import torch
-from tritonparam._law import Constant, Normal
-from tritonparam.checkpoint.job import Job
-from tritonparam.checkpoint.record import Entry
-from tritonparam.checkpoint.write import write_checkpoint
-from tritonparam.materialize import BoxLaw
+from tritonparam import Constant, Normal
+from tritonparam.cli.init.job import Job
+from tritonparam.cli.record import Entry
+from tritonparam.cli.init.writing import write_checkpoint
+from tritonparam.module import BoxLaw
 
 def entry(name, count, law):
     return Entry(name, (), "parameter", torch.float32, (count,), (BoxLaw((0,), (count,), law),))

@@ -24,7 +24,7 @@ pytest.importorskip("typer")
 from safetensors.torch import load_file
 
 from tritonparam import cli
-from tritonparam.materialize import materialize
+from tritonparam.module.materialization import materialize
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY = EXAMPLES / "tiny-llama.json"
@@ -124,7 +124,7 @@ def test_values_are_those_of_materialize(run: Run, tmp_path: Path) -> None:
     """The command line and `materialize` are two ways to the same bits, in every dtype."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from tritonparam.deferred import deferred_init
+    from tritonparam.module.deferred import deferred_init
 
     (tmp_path / "config.json").write_text(json.dumps(TINY_GPT2))
     for short, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.items():
@@ -262,7 +262,7 @@ def test_a_bad_config_is_a_usage_error(run: Run, tmp_path: Path, text: str, mess
         (["init", TINY, "--out", "m", "--seed", "x"], 2, "--seed"),
         (["init", TINY, "--out", "m", "--dtype", "int8"], 2, "--dtype must be one of bf16"),
         (["init", TINY, "--out", "m", "--max-shard-size", "5 parsecs"], 2, "--max-shard-size must be"),
-        (["init", TINY, "--out", "m", "--device", "tpu9"], 2, "device must be cpu, cuda or cuda:N, got 'tpu9'"),
+        (["init", TINY, "--out", "m", "--device", "tpu9"], 2, "device must be a cpu or cuda device, got 'tpu9'"),
         (["init", TINY, "--out", "m", "--device", "cuda:77"], 1, "CUDA devices"),
         (["init", TINY, "--out", "m", "--backend", "abacus"], 2, "abacus"),
         (["init", "nowhere.json", "--out", "m"], 2, "SPEC not found: 'nowhere.json'"),
@@ -292,7 +292,7 @@ def test_a_backend_that_does_not_write_to_the_device_is_a_usage_error(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("triton")
-    from tritonparam._backends import _triton
+    from tritonparam.plan.backends import triton as _triton
 
     monkeypatch.setattr(_triton, "is_interpreted", lambda: False)
     code, out, err = run("init", TINY, "--out", tmp_path / "m", "--device", "cpu", "--backend", "triton")
@@ -374,7 +374,7 @@ except SystemExit:
 
 def test_the_examples_are_the_models_they_are_named_after() -> None:
     """Parameter counts as published: 124M for GPT-2, 1.24B for Llama 3.2 1B."""
-    from tritonparam.checkpoint.job import prepare
+    from tritonparam.cli.init.job import prepare
 
     counts = {"gpt2": 124_439_808, "llama-3.2-1b": 1_235_814_400, "tiny-llama": 311_872}
     assert {name: prepare(str(EXAMPLES / f"{name}.json")).parameters for name in counts} == counts

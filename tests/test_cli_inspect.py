@@ -17,31 +17,32 @@ pytest.importorskip("typer")
 
 from safetensors.torch import load_file, save_file
 
-from tritonparam import _law
-from tritonparam._views import pieces
-from tritonparam.checkpoint.expected import RandomLaw, expect
-from tritonparam.checkpoint.inspect import inspect_checkpoint
-from tritonparam.checkpoint.job import Job
-from tritonparam.checkpoint.plot import families, plot_inspection
-from tritonparam.checkpoint.record import RECORD_NAME, Entry
-from tritonparam.checkpoint.stats import TESTS, Group
-from tritonparam.checkpoint.write import write_checkpoint
-from tritonparam.materialize import BoxLaw
+from tritonparam import stream
+from tritonparam.checkpoint.files import RECORD_NAME
+from tritonparam.cli.init.job import Job
+from tritonparam.cli.init.writing import write_checkpoint
+from tritonparam.cli.inspect.expected import RandomLaw, expect
+from tritonparam.cli.inspect.inspection import inspect_checkpoint
+from tritonparam.cli.inspect.plot import families, plot_inspection
+from tritonparam.cli.inspect.stats import TESTS, Group
+from tritonparam.cli.record import Entry
+from tritonparam.module.materialization import BoxLaw
+from tritonparam.plan.views import pieces
 
 TINY = Path(__file__).parents[1] / "examples" / "tiny-llama.json"
 LAWS: tuple[RandomLaw, ...] = (
-    _law.Normal(0.0, 0.02),
-    _law.Normal(3.0, 0.5),
-    _law.Uniform(-0.07, 0.07),
-    _law.Uniform(1.0, 3.0),
-    _law.TruncatedNormal(0.0, 0.02, -0.04, 0.04),
-    _law.TruncatedNormal(0.0, 1.0, 0.5, math.inf),
+    stream.Normal(0.0, 0.02),
+    stream.Normal(3.0, 0.5),
+    stream.Uniform(-0.07, 0.07),
+    stream.Uniform(1.0, 3.0),
+    stream.TruncatedNormal(0.0, 0.02, -0.04, 0.04),
+    stream.TruncatedNormal(0.0, 1.0, 0.5, math.inf),
 )
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 Run = Callable[..., tuple[int, str, str]]
 
 
-def entry(name: str, shape: tuple[int, ...], *laws: _law.Law, dtype: torch.dtype = torch.float32) -> Entry:
+def entry(name: str, shape: tuple[int, ...], *laws: stream.Law, dtype: torch.dtype = torch.float32) -> Entry:
     """A tensor whose first rows follow the first law, one row each, and the rest the last one."""
     boxes = [BoxLaw((row,) + (0,) * (len(shape) - 1), (1, *shape[1:]), law) for row, law in enumerate(laws[:-1])]
     first = len(boxes)
@@ -63,7 +64,7 @@ def verdicts(folder: Path) -> dict[str, str]:
 def test_every_law_is_ok_in_every_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     """Rounding is part of what is expected: 8-bit floats change the standard deviation by more than the tests allow."""
     entries = [entry(f"w{number}", (300, 700), law, dtype=dtype) for number, law in enumerate(LAWS)]
-    got = verdicts(checkpoint(tmp_path / "m", *entries, entry("c", (5,), _law.Constant(0.1), dtype=dtype)))
+    got = verdicts(checkpoint(tmp_path / "m", *entries, entry("c", (5,), stream.Constant(0.1), dtype=dtype)))
     assert got == dict.fromkeys(got, "ok")
 
 
@@ -82,10 +83,10 @@ def test_expected_moments_are_those_of_drawn_numbers(law: RandomLaw, dtype: torc
     generator = torch.Generator().manual_seed(0)
     count = 400_000
     u = (torch.rand(count, generator=generator, dtype=torch.float64) + 2**-54).clamp(max=1 - 2**-53)
-    if isinstance(law, _law.Uniform):
+    if isinstance(law, stream.Uniform):
         numbers = law.low + u * (law.high - law.low)
     else:
-        low, high = (law.low, law.high) if isinstance(law, _law.TruncatedNormal) else (-math.inf, math.inf)
+        low, high = (law.low, law.high) if isinstance(law, stream.TruncatedNormal) else (-math.inf, math.inf)
         ends = [float(torch.special.ndtr(torch.tensor((end - law.mean) / law.std).double())) for end in (low, high)]
         numbers = law.mean + law.std * torch.special.ndtri(ends[0] + u * (ends[1] - ends[0]))
     numbers = numbers.float().to(dtype).double()
@@ -150,7 +151,7 @@ def test_one_wrong_bit_is_found_by_the_digest(run: Run, tmp_path: Path) -> None:
 
 
 def test_constants_are_equal_to_the_bit(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "m", entry("a", (9,), _law.Constant(1.0)), entry("z", (9,), _law.Constant(0.0)))
+    folder = checkpoint(tmp_path / "m", entry("a", (9,), stream.Constant(1.0)), entry("z", (9,), stream.Constant(0.0)))
     tensors = load_file(folder / "model.safetensors")
     tensors["a"][4] += 2**-23
     tensors["z"][0] = -0.0
@@ -170,7 +171,7 @@ def test_tensors_that_repeat_each_other_are_found(tmp_path: Path) -> None:
 
 def test_tensors_that_must_agree_are_no_alarm(tmp_path: Path) -> None:
     """All numbers of this law are rounded to 1: that two tensors have the same values says nothing."""
-    narrow = _law.Normal(1.0, 1e-4)
+    narrow = stream.Normal(1.0, 1e-4)
     entries = [entry(name, (30, 20), narrow, dtype=torch.bfloat16) for name in "ab"]
     assert verdicts(checkpoint(tmp_path / "m", *entries)) == {"a": "ok", "b": "ok"}
 
@@ -191,7 +192,7 @@ def test_a_missing_file_is_missing_tensors(tmp_path: Path) -> None:
 
 def test_boxes_are_judged_by_their_own_laws(tmp_path: Path) -> None:
     """A padding row of zeros is no reason for a verdict; one wrong number in it is."""
-    folder = checkpoint(tmp_path / "m", entry("e", (400, 50), _law.Constant(0.0), LAWS[2]))
+    folder = checkpoint(tmp_path / "m", entry("e", (400, 50), stream.Constant(0.0), LAWS[2]))
     inspection = inspect_checkpoint(folder)
     assert inspection.ok
     assert inspection.reports[0].expected == "constant(0) + uniform(-0.07, 0.07)"
@@ -218,9 +219,11 @@ def test_pieces_follow_each_other_and_cover_the_tensor(shape: tuple[int, ...], l
 
 def test_large_tensors_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Statistics and digests do not depend on the size of the pieces."""
-    folder = checkpoint(tmp_path / "m", entry("e", (40, 50), _law.Constant(0.0), LAWS[2]), entry("v", (999,), LAWS[0]))
+    folder = checkpoint(
+        tmp_path / "m", entry("e", (40, 50), stream.Constant(0.0), LAWS[2]), entry("v", (999,), LAWS[0])
+    )
     want = [report.to_json() for report in inspect_checkpoint(folder).reports]
-    monkeypatch.setattr("tritonparam.checkpoint.inspect._PIECE", 17)
+    monkeypatch.setattr("tritonparam.cli.inspect.inspection._PIECE", 17)
     for got, whole in zip([report.to_json() for report in inspect_checkpoint(folder).reports], want, strict=True):
         assert got == whole | {"mean": pytest.approx(whole["mean"], abs=1e-15), "std": pytest.approx(whole["std"])}
 
@@ -311,6 +314,6 @@ def test_a_missing_matplotlib_is_named(run: Run, tmp_path: Path, monkeypatch: py
 
 def test_nothing_to_plot_is_an_error(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    inspection = inspect_checkpoint(checkpoint(tmp_path / "m", entry("c", (9,), _law.Constant(1.0))))
+    inspection = inspect_checkpoint(checkpoint(tmp_path / "m", entry("c", (9,), stream.Constant(1.0))))
     with pytest.raises(Exception, match="nothing to plot"):
         plot_inspection(inspection, tmp_path / "p.png", "m")

@@ -16,13 +16,13 @@ from tritonparam import (
     ParameterTuple,
     Plan,
     Tensor,
-    _writes,
     deferred_init,
     derive_key,
     materialize,
 )
 from tritonparam import dtype as mstype
 from tritonparam.initializer import HeNormal, Normal, Zero, initializer
+from tritonparam.tensor import writes as _writes
 
 TAKEN = {
     "name": "w",

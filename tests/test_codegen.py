@@ -18,7 +18,7 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
-from tritonparam.kernels import fill  # noqa: E402  only where triton is
+from tritonparam.kernels import fill  # noqa: E402
 from tritonparam.kernels.cast import DTYPES  # noqa: E402
 from tritonparam.kernels.copy import LANES, MOVE_VECTOR, TILE, VECTOR, code_of, num_warps  # noqa: E402
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import tritonparam
-from tritonparam import Fill, Generator, Normal, Parameter, ParameterTuple, Plan, _parameter, derive_key, initializer
+from tritonparam import Fill, Generator, Normal, Parameter, ParameterTuple, Plan, derive_key, initializer
+from tritonparam.parameter import attributes
 
 THREADS, EACH = 4, 40
 
@@ -103,7 +104,7 @@ def test_clones_made_while_the_original_becomes_real_have_its_values():
 
 def test_lazy_tensor_cannot_become_real_while_a_parameter_is_made_of_it(monkeypatch):
     """Between seeing that it is lazy and taking its law, the other thread has to wait."""
-    source, threads, declared = declare(), [], _parameter.declared_cast
+    source, threads, declared = declare(), [], attributes.lazy_cast
 
     def interrupted(*arguments):
         threads.append(threading.Thread(target=source.init_data))
@@ -111,7 +112,7 @@ def test_lazy_tensor_cannot_become_real_while_a_parameter_is_made_of_it(monkeypa
         threads[-1].join(0.2)
         return declared(*arguments)
 
-    monkeypatch.setattr(_parameter, "declared_cast", interrupted)
+    monkeypatch.setattr(attributes, "lazy_cast", interrupted)
     parameter = Parameter(source, "copy")
     threads.pop().join()
     assert (source.has_init, parameter.has_init) == (False, True)
@@ -168,7 +169,9 @@ def test_child_of_a_fork_realizes_what_its_parent_declared():
 FORK_WHILE_HELD = """
 import os, signal, threading, time, warnings
 import torch
-from tritonparam import Generator, Parameter, Plan, _trunc_normal_hook, generator
+from tritonparam import Generator, Parameter, Plan
+from tritonparam.module import trunc_normal
+from tritonparam.stream import generator
 from tritonparam.initializer import initializer
 
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads and forks
@@ -186,7 +189,7 @@ def declare():
     return Parameter(initializer("normal", [3]), "w")
 
 def noted():
-    with _trunc_normal_hook._lock:
+    with trunc_normal._lock:
         slow(lambda: None)()
 
 w = declare()
@@ -199,7 +202,7 @@ if not child:
     signal.alarm(20)
     assert w.has_init is LAZY
     v = declare()
-    with _trunc_normal_hook.truncated_normals_noted(lambda tensor: None):
+    with trunc_normal.truncated_normals_noted(lambda tensor: None):
         v.init_data(), w.init_data()
     got = []
     other = threading.Thread(target=lambda: got.append(Parameter(initializer("ones", [2]), "u").asnumpy().tolist()))

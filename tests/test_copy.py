@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
 from tritonparam import Box, Constant, Copy, Fill, Plan, Tensor, deferred_init
-from tritonparam._arrays import view_of_array
-from tritonparam._backends import _host_copy
-from tritonparam._copy import CAST_DTYPES
-from tritonparam._memory import overlap
-from tritonparam._reference.cast import CAST_DTYPES as NAMES
-from tritonparam._reference.cast import INTEGERS
+from tritonparam.plan.arrays import view_of_array
+from tritonparam.plan.backends import host_copy as _host_copy
+from tritonparam.plan.copy import CAST_DTYPES
+from tritonparam.plan.memory import overlap
+from tritonparam.stream.reference.cast import CAST_DTYPES as NAMES
+from tritonparam.stream.reference.cast import INTEGERS
 
 DTYPES = sorted(CAST_DTYPES, key=str)
 
@@ -242,7 +242,7 @@ def test_what_is_too_hard_to_tell_overlaps(monkeypatch: pytest.MonkeyPatch) -> N
     one = torch.as_strided(base, (3, 3, 3), (14, 16, 13), 14)
     other = torch.as_strided(base, (2, 3, 2), (19, 2, 13), 2)
     assert not overlap(one, other)
-    monkeypatch.setattr("tritonparam._memory._MAX_WORK", 1)
+    monkeypatch.setattr("tritonparam.plan.memory._MAX_WORK", 1)
     assert overlap(one, other)
 
 

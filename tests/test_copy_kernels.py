@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 
 from tests.test_cast import samples
 from tritonparam import Box, Constant, Copy, Fill, Plan
-from tritonparam._reference.cast import CAST_DTYPES, FLOATS, INTEGERS, cast_bits
+from tritonparam.stream.reference.cast import CAST_DTYPES, FLOATS, INTEGERS, cast_bits
 
 pytest.importorskip("triton")
 
-from tritonparam._backends import _copy_table
-from tritonparam._backends._copy_table import Geometry, Piece, build_copy_table, lay_out
 from tritonparam.kernels import copy as kernel
 from tritonparam.kernels.cast import DTYPES as CODES
 from tritonparam.kernels.fill import is_interpreted
+from tritonparam.plan.backends import copy_table as _copy_table
+from tritonparam.plan.backends.copy_table import Geometry, Piece, build_copy_table, lay_out
 
 pytestmark = [
     pytest.mark.kernels,
@@ -328,7 +328,7 @@ def test_every_size(dtypes: tuple[torch.dtype, torch.dtype], device: torch.devic
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The kernels in the order of their launches."""
-    from tritonparam._backends import _triton
+    from tritonparam.plan.backends import triton as _triton
 
     names: list[str] = []
 
@@ -483,7 +483,7 @@ def test_the_check_can_fail(device: torch.device) -> None:
 
 def test_a_plan_keeps_what_it_reads(device: torch.device) -> None:
     """Also where nobody else does, and the memory of a source might have been used again."""
-    from tritonparam._backends import _triton
+    from tritonparam.plan.backends import triton as _triton
 
     source, out = torch.arange(100_000.0, device=device), torch.empty(100_000, device=device)
     plan = _triton.prepare([], [Copy(out, source)])

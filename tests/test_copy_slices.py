@@ -23,9 +23,9 @@ from tritonparam import (
     deferred_init,
     materialize,
 )
-from tritonparam._boxes import meeting_pair, meets_any
-from tritonparam._constant import constant_tensor
 from tritonparam.initializer import Initializer, Normal, Pattern, initializer
+from tritonparam.plan.boxes import meeting_pair, meets_any
+from tritonparam.stream.constant import constant_tensor
 
 
 def index(box):

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tritonparam import declarations, deferred_init, materialize
-from tritonparam._replay import Replay
-from tritonparam._tape import History
-from tritonparam._views import View
+from tritonparam.module.replay import Replay
+from tritonparam.module.tape import History
+from tritonparam.plan.views import View
 
 
 class Holder(nn.Module):

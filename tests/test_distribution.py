@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tritonparam import Law, Normal, TruncatedNormal, Uniform, derive_key
-from tritonparam._reference.fill import block_values
-from tritonparam._reference.philox import block_words
+from tritonparam.stream.reference.fill import block_values
+from tritonparam.stream.reference.philox import block_words
 
 stats = pytest.importorskip("scipy.stats")
 

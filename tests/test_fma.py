@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tritonparam._reference.fma import fma
+from tritonparam.stream.reference.fma import fma
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 LARGEST = Fraction(2**24 - 1) * 2**104

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonparam import Generator, derive_key, get_generator, get_seed, set_seed
-from tritonparam import generator as module
+from tritonparam.stream import generator as module
 
 
 @pytest.fixture(autouse=True)

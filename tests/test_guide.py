@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tritonparam import Generator, initializer
-from tritonparam import generator as module
+from tritonparam.stream import generator as module
 
 DOCS = Path(__file__).parents[1] / "docs"
 GUIDE = (DOCS / "guide.md").read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tritonparam import Parameter, ParameterTuple
-from tritonparam._huge_pages import _LARGE, ask_for_huge_pages
-from tritonparam._storage import empty
 from tritonparam.dtype import float32
+from tritonparam.plan.huge_pages import _LARGE, ask_for_huge_pages
+from tritonparam.tensor.storage import empty
 
 SMAPS = Path("/proc/self/smaps")
 

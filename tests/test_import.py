@@ -95,18 +95,38 @@ def test_every_public_name_is_there_and_listed():
         _ = tritonparam.nosuch
 
 
-def test_submodules_do_not_hide_names():
-    """`dtype` and `initializer` are modules, `materialize` is the function, though a module of that name is there."""
+def test_dtype_and_initializer_are_modules():
     from tritonparam import dtype, initializer
     from tritonparam.initializer import initializer as function
 
     assert dtype.float32.name == "float32"
     assert initializer.initializer is function
-    assert tritonparam.materialize is importlib.import_module("tritonparam.materialize").materialize
 
 
-@pytest.mark.parametrize("statement", ["import tritonparam.materialize", "tritonparam.declarations"])
-def test_materialize_is_the_function_whichever_way_its_module_comes_in(statement):
-    code = f"import tritonparam; {statement}; print(type(tritonparam.materialize).__name__)"
+def test_no_module_of_the_package_hides_a_public_name():
+    """Importing a submodule puts it into its package under its own name, over what else has that name there."""
+    code = """
+import importlib, pkgutil, tritonparam
+before = {name: getattr(tritonparam, name) for name in tritonparam.__all__}
+for module in pkgutil.walk_packages(tritonparam.__path__, "tritonparam."):
+    if ".kernels" not in module.name and not module.name.endswith(("__main__", "backends.triton", "_table")):
+        importlib.import_module(module.name)
+hidden = [name for name, value in before.items() if getattr(tritonparam, name) is not value]
+print(len(before), hidden)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout == "function\n"
+    assert done.stdout == f"{len(tritonparam.__all__)} []\n"
+
+
+def test_the_package_runs_as_a_program():
+    """As `torchrun -m tritonparam` needs it."""
+    for arguments, want in ((["--version"], f"tritonparam {tritonparam.__version__}\n"), (["--help"], "Usage: ")):
+        done = subprocess.run(
+            [sys.executable, "-m", "tritonparam", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        assert want in done.stdout

@@ -9,7 +9,6 @@ import torch
 
 import tritonparam
 from tritonparam import Tensor
-from tritonparam import _law as laws
 from tritonparam.initializer import (
     Constant,
     HeNormal,
@@ -28,6 +27,7 @@ from tritonparam.initializer import (
     fans,
     initializer,
 )
+from tritonparam.stream import law as laws
 
 SHAPE = (40, 30, 3, 5)  # fan_in 450, fan_out 600
 CUT = 0.87962566103423978

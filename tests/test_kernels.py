@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from tritonparam import Constant, Fill, Law, Normal, Plan, TruncatedNormal, Uniform
-from tritonparam._reference.fill import values_at
-from tritonparam._reference.rounding import RANDOM_DTYPES, round_bits
+from tritonparam.stream.reference.fill import values_at
+from tritonparam.stream.reference.rounding import RANDOM_DTYPES, round_bits
 
 pytest.importorskip("triton")
 
-from tritonparam._backends._fill_table import build_fill_table
 from tritonparam.kernels import fill as kernel
+from tritonparam.plan.backends.fill_table import build_fill_table
 
 pytestmark = pytest.mark.kernels
 
@@ -162,7 +162,7 @@ def test_all_laws_and_dtypes_in_one_launch(device: torch.device, launches: list[
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list of one number: how often the kernel was launched."""
-    from tritonparam._backends import _triton
+    from tritonparam.plan.backends import triton as _triton
 
     count = [0]
 
@@ -276,7 +276,7 @@ def test_boxes_and_runs_together(device: torch.device) -> None:
 def test_block_size_changes_no_bit(block: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     import triton.language as tl
 
-    from tritonparam._backends import _fill_table
+    from tritonparam.plan.backends import fill_table as _fill_table
 
     for name, value in (("BLOCK", block), ("TILE", 8 * block), ("CHUNK", 16 * block)):
         monkeypatch.setattr(kernel, f"_{name}", tl.constexpr(value))

@@ -23,7 +23,7 @@ from tritonparam import Box, Fill, Generator, Parameter, ParameterTuple, deferre
 from tritonparam.checkpoint import staging, stored
 from tritonparam.checkpoint.casts import goes_into
 from tritonparam.checkpoint.errors import CheckpointError
-from tritonparam.checkpoint.load import LoadReport
+from tritonparam.checkpoint.loading import LoadReport
 from tritonparam.checkpoint.staging import Move, Staging
 from tritonparam.initializer import initializer
 
@@ -741,7 +741,7 @@ def test_threads_that_load_and_draw_one_parameter(tmp_path, monkeypatch):
         assert parameter.has_init
 
     with monkeypatch.context() as patched:
-        patched.setattr("tritonparam.checkpoint.load.move", slow)
+        patched.setattr("tritonparam.checkpoint.loading.move", slow)
         load(parameter, tmp_path / "w.safetensors")
     drawing[0].join()
     assert same(parameter.torch, values)

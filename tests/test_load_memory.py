@@ -25,7 +25,7 @@ WATCH = """
 import json, sys, threading, time
 import torch
 import tritonparam
-from tritonparam.checkpoint import load as load_module, save as save_module, stored, stream
+from tritonparam.checkpoint import loading as load_module, outgoing, saving as save_module, stored
 from tritonparam.initializer import initializer
 
 torch.set_num_threads(1)
@@ -146,7 +146,7 @@ def test_save_takes_one_buffer_and_one_lazy_tensor(code, bound, tmp_path):
 
 
 def test_save_that_stages_everything_would_be_noticed(tmp_path):
-    assert grown("stream.Stream.__init__.__defaults__ = (1 << 28,)\n" + SAVE, tmp_path / "out") > 32 * MB + SLACK
+    assert grown("outgoing.ByteStream.__init__.__defaults__ = (1 << 28,)\n" + SAVE, tmp_path / "out") > 32 * MB + SLACK
     held = "save_module._drawn = lambda draft, keep=[]: keep.append(draft.init_data()) or keep[-1].torch\n"
     assert grown(held + SAVE_LAZY, tmp_path / "out") > (32 + 64) * MB + SLACK
 

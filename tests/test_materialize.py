@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tritonparam import Constant, Fill, Normal, Plan, Uniform, declarations, deferred_init, derive_key, materialize
-from tritonparam.checkpoint.job import prepare
-from tritonparam.checkpoint.write import write_checkpoint
-from tritonparam.materialize import BoxLaw
+from tritonparam.cli.init.job import prepare
+from tritonparam.cli.init.writing import write_checkpoint
+from tritonparam.module.materialization import BoxLaw
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import tritonparam
 from tritonparam import Copy, Fill, Generator, Parameter, ParameterTuple, Plan, Tensor, derive_key, set_seed
 from tritonparam.initializer import Normal, initializer
-from tritonparam.tensor import realize
+from tritonparam.tensor.tensor import realize
 
 
 def drawn(law, key, shape, dtype=torch.float32):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tritonparam._reference.philox import Words, block_words, philox4x32
+from tritonparam.stream.reference.philox import Words, block_words, philox4x32
 
 triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402

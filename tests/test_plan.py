@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritonparam import Constant, Fill, Law, Normal, Plan, TruncatedNormal, Uniform
-from tritonparam._reference.fill import values_at
+from tritonparam.stream.reference.fill import values_at
 
 LAWS = st.sampled_from(
     [
@@ -211,7 +211,7 @@ def test_backends_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_compiled_kernels_refuse_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
-    from tritonparam._backends import _triton
+    from tritonparam.plan.backends import triton as _triton
 
     monkeypatch.setattr(_triton, "is_interpreted", lambda: False)
     with pytest.raises(ValueError, match="backend 'triton' writes to cuda devices only, got device 'cpu'"):

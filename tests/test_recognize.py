@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tritonparam import Constant, Normal, TruncatedNormal, Uniform, declarations, deferred_init, materialize
-from tritonparam.checkpoint.stats import TESTS, Group
+from tritonparam.cli.inspect.stats import TESTS, Group
 
 # Of all statistical tests of this file together; the bounds behind them hold for every number of elements.
 FALSE_ALARM = 1e-6

@@ -119,7 +119,7 @@ def test_boxes_that_are_saved_make_up_the_boxes_that_are_loaded(case):
 
 def make_box(parameter, box):
     """Make a lazy parameter that box of itself, as no layout would cut it."""
-    from tritonparam.tensor import realize
+    from tritonparam.tensor.tensor import realize
 
     whole = parameter.shape
     realize([parameter], boxes={parameter: box})
@@ -398,7 +398,7 @@ def test_a_process_that_begins_again_begins_all_again(tmp_path):
 def test_what_a_process_that_died_has_left_is_discarded_by_any(tmp_path, monkeypatch):
     old, new = torch.randn(4, 3), torch.randn(4, 3)
     with monkeypatch.context() as patch:
-        patch.setattr("tritonparam.checkpoint.save.write_file", cut_short)
+        patch.setattr("tritonparam.checkpoint.saving.write_file", cut_short)
         with pytest.raises(KeyboardInterrupt):
             save([halves(old)[0]], tmp_path / "out", rank=0, world_size=2)
     assert (tmp_path / "out.partial" / "state" / "begun-00000").exists()

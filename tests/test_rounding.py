@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tritonparam._reference.rounding import RANDOM_DTYPES, SMALL_FLOATS, round_bits
+from tritonparam.stream.reference.rounding import RANDOM_DTYPES, SMALL_FLOATS, round_bits
 
 WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

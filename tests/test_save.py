@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import tritonparam
 from tritonparam import Generator, Parameter, deferred_init, load, materialize, save
-from tritonparam.checkpoint import assembly, stream
+from tritonparam.checkpoint import assembly, outgoing
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
-from tritonparam.checkpoint.save import SaveReport
+from tritonparam.checkpoint.saving import SaveReport
 from tritonparam.initializer import initializer
 
 INDEX = "model.safetensors.index.json"
@@ -72,7 +72,7 @@ def tree(folder):
 @pytest.mark.parametrize("staged", [16, 40, 1 << 25], ids=["tiny", "small", "usual"])
 def test_safetensors_reads_what_was_saved(staged, tmp_path, monkeypatch):
     """Any dtype, strides, size and name, bit for bit, whatever the size of the staging buffer."""
-    monkeypatch.setattr(stream.Stream.__init__, "__defaults__", (staged,))
+    monkeypatch.setattr(outgoing.ByteStream.__init__, "__defaults__", (staged,))
     tensors = everything()
     report = save(tensors, tmp_path / "all.safetensors")
     got = load_file(tmp_path / "all.safetensors")
@@ -225,7 +225,7 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_by_a_whole(tmp_path,
         raise OSError(28, "No space left on device", "there")
 
     with monkeypatch.context() as patched:
-        patched.setattr("tritonparam.checkpoint.save.write_file", full)
+        patched.setattr("tritonparam.checkpoint.saving.write_file", full)
         with pytest.raises(OSError, match="No space"):
             save({"w": torch.zeros(3)}, out, overwrite=True)
     assert {name: data for name, data in tree(tmp_path).items() if name.startswith("out/")} == before
@@ -246,7 +246,7 @@ def test_single_file_is_replaced_only_when_asked_and_only_by_a_whole(tmp_path, m
         yield
 
     with monkeypatch.context() as patched:
-        patched.setattr(stream.Stream, "parts", full)
+        patched.setattr(outgoing.ByteStream, "parts", full)
         with pytest.raises(OSError, match="No space"):
             save({"w": torch.zeros(3)}, out, overwrite=True)
     assert tree(tmp_path) == before
@@ -306,13 +306,13 @@ def test_two_that_save_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(assembly, "_PATIENCE", 5.0)
     inside, done = threading.Event(), threading.Event()
 
-    class Slow(stream.Stream):
+    class Slow(outgoing.ByteStream):
         def parts(self, tensors):
             inside.set()
             done.wait(20)
             yield from super().parts(tensors)
 
-    monkeypatch.setattr("tritonparam.checkpoint.save.Stream", Slow)
+    monkeypatch.setattr("tritonparam.checkpoint.saving.ByteStream", Slow)
     first = threading.Thread(target=save, args=({"w": torch.ones(3)}, tmp_path / "out"))
     first.start()
     inside.wait(20)

@@ -12,9 +12,9 @@ import torch
 from tritonparam import Constant, Fill, Generator, Parameter, ParameterTuple, Plan, Tensor, Uniform, derive_key
 from tritonparam import Normal as NormalLaw
 from tritonparam import dtype as mstype
-from tritonparam._views import Box
 from tritonparam.initializer import Dirac, Identity, Initializer, Orthogonal, Pattern, Sparse, initializer
-from tritonparam.tensor import realize
+from tritonparam.plan.views import Box
+from tritonparam.tensor.tensor import realize
 
 DTYPES = ["float32", "float64", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "int16", "bool"]
 GUARD = 64
@@ -163,7 +163,7 @@ def test_sparse_zeros_fall_on_every_row_alike():
 
 def test_sparse_changes_nothing_when_columns_are_chosen_in_parts(monkeypatch):
     want = made(Sparse(0.5), (6, 11))
-    monkeypatch.setattr("tritonparam._patterns._AT_ONCE", 24)
+    monkeypatch.setattr("tritonparam.initializer.patterns._AT_ONCE", 24)
     assert torch.equal(made(Sparse(0.5), (6, 11)).torch, want.torch)
 
 

@@ -4,7 +4,7 @@
 
 Prints coefficients (constant term first) and the largest error in units of the promise, 2**-21 of a normal's value.
 They are written into
-docs/stream.md, `tritonparam/_reference/transforms.py` and `kernels/transforms.py` by hand, once: a changed
+docs/stream.md, `tritonparam/stream/reference/transforms.py` and `kernels/transforms.py` by hand, once: a changed
 coefficient is a new stream version.
 """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from tritonparam import Constant, Fill, Law, Normal, Plan, TruncatedNormal, Uniform, derive_key
-from tritonparam._law import law_from_json, law_to_json
+from tritonparam.stream.law import law_from_json, law_to_json
 
 PATH = Path(__file__).parents[1] / "tests" / "data" / "golden.csv"
 COLUMNS = ("seed", "name", "occurrence", "law", "dtype", "shape", "offsets", "sizes", "sha256")

@@ -18,7 +18,8 @@ import torch
 import tritonparam.kernels
 from bench.cases import LAWS, Shapes, gpt2_shapes
 from tritonparam import Copy, Fill
-from tritonparam._backends import _copy_table, _fill_table
+from tritonparam.plan.backends import copy_table as _copy_table
+from tritonparam.plan.backends import fill_table as _fill_table
 
 KERNELS = Path(tritonparam.kernels.__file__).resolve().parent
 # Where the number of each constant stands; CHUNK, UNITS and STRIP are multiples of what an iteration does.

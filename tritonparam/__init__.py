@@ -6,27 +6,30 @@ of the same name, are in `tritonparam.initializer`.
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tritonparam import dtype, initializer
-from tritonparam._copy_slices import copy_slices
-from tritonparam._key import derive_key
-from tritonparam._law import Constant, Law, Normal, TruncatedNormal, Uniform
+from tritonparam._lazy import lazily
 from tritonparam._version import __version__
-from tritonparam._views import Box
-from tritonparam.generator import Generator, get_generator, get_seed, set_seed
-from tritonparam.parameter import Parameter, ParameterTuple
-from tritonparam.plan import Copy, Fill, Plan
+from tritonparam.parameter import Parameter, ParameterTuple, copy_slices
+from tritonparam.plan import Box, Copy, Fill, Plan
+from tritonparam.stream import (
+    Constant,
+    Generator,
+    Law,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+    derive_key,
+    get_generator,
+    get_seed,
+    set_seed,
+)
 from tritonparam.tensor import Tensor
 
 if TYPE_CHECKING:
-    from tritonparam.checkpoint.load import LoadReport, load
-    from tritonparam.checkpoint.save import SaveReport, save
-    from tritonparam.deferred import deferred_init
-    from tritonparam.materialize import declarations, materialize
+    from tritonparam.checkpoint import LoadReport, SaveReport, load, save
+    from tritonparam.module import declarations, deferred_init, materialize
 
 __all__ = [
     "Box",
@@ -59,34 +62,8 @@ __all__ = [
     "set_seed",
 ]
 
-_LAZY = {
-    "LoadReport": "checkpoint.load",
-    "SaveReport": "checkpoint.save",
-    "declarations": "materialize",
-    "deferred_init": "deferred",
-    "load": "checkpoint.load",
-    "materialize": "materialize",
-    "save": "checkpoint.save",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
-
-
-class _Package(ModuleType):
-    """Keeps `tritonparam.materialize` the function: importing the submodule of that name would put the module there."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(
-            name, value.materialize if name == "materialize" and isinstance(value, ModuleType) else value
-        )
-
-
-sys.modules[__name__].__class__ = _Package
+__getattr__, __dir__ = lazily(
+    __name__,
+    dict.fromkeys(("declarations", "deferred_init", "materialize"), "module")
+    | dict.fromkeys(("LoadReport", "SaveReport", "load", "save"), "checkpoint"),
+)

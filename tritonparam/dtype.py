@@ -145,3 +145,22 @@ def as_dtype(dtype: DTypeLike) -> DType:
     if found is None:
         raise TypeError(f"dtype must be one of {', '.join(_DTYPES)}, or what torch or NumPy call it, got {dtype!r}")
     return found
+
+
+def float_dtype(dtype: DTypeLike | None) -> torch.dtype | None:
+    """The torch dtype of the float that `dtype` names; None for None.
+
+    Raises:
+        TypeError: As `as_dtype`.
+        ValueError: As `as_dtype`, or it is no floating-point dtype.
+
+    Examples:
+        >>> float_dtype("bfloat16")
+        torch.bfloat16
+    """
+    if dtype is None:
+        return None
+    wanted = as_dtype(dtype)
+    if not wanted.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point dtype, got {dtype!r}")
+    return wanted.torch

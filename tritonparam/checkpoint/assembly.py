@@ -13,7 +13,7 @@ from typing import Any
 
 from tritonparam.checkpoint.errors import UsageError
 from tritonparam.checkpoint.files import write_file
-from tritonparam.checkpoint.workspace import PartialFolder, lock
+from tritonparam.checkpoint.partial_folder import PartialFolder, lock
 
 OPTION = "overwrite=True"
 _KIND = "save"

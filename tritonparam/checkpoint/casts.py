@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from tritonparam._copy import CAST_DTYPES
-from tritonparam._set_data import takes
 from tritonparam.dtype import as_dtype
+from tritonparam.parameter import takes
+from tritonparam.plan import CAST_DTYPES
 
 
 def goes_into(stored: torch.dtype, own: torch.dtype) -> bool:

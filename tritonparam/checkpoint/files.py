@@ -19,6 +19,7 @@ from tritonparam.checkpoint.errors import CheckpointError
 CHUNK = 1 << 24
 INDEX_NAME = "model.safetensors.index.json"
 WHOLE_NAME = "model.safetensors"
+RECORD_NAME = "tritonparam.json"  # of what `tritonparam init` wrote
 METADATA_KEY = "__metadata__"
 _CODES = {
     torch.float64: "F64",

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from tritonparam._views import Box, pieces
-from tritonparam.plan import Copy, Plan
+from tritonparam.plan import Box, Copy, Plan, pieces
 
 STAGING = 1 << 26  # bytes of a staging buffer
 _STEP = 1 << 28  # bytes of a step of the progress bar on a host, where each takes its threads a start and a wait

@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritonparam._arrays import view_of_array
-from tritonparam._views import Box
 from tritonparam.checkpoint.errors import CheckpointError
 from tritonparam.checkpoint.files import INDEX_NAME, WHOLE_NAME, Extent, read_header
+from tritonparam.plan import Box, view_of_array
 
 # Keys and names that torch.distributed.checkpoint's HuggingFaceStorageWriter writes.
 SHARDING_KEY = "DCP_SHARDING_INFO"

@@ -8,13 +8,10 @@ from typing import Any
 
 import torch
 
-from tritonparam._declarations import Declaration, declared
-from tritonparam._layout import box_of
-from tritonparam._mesh import mesh_box
-from tritonparam._tape import History
-from tritonparam._views import Box
+from tritonparam.module import Declaration, History, declared
 from tritonparam.parameter import Parameter, ParameterTuple
-from tritonparam.tensor import Tensor
+from tritonparam.plan import Box
+from tritonparam.tensor import Tensor, box_of, mesh_box
 
 Target = (
     torch.nn.Module

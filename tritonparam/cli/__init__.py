@@ -1,0 +1,11 @@
+"""The commands: `tritonparam init` writes a freshly initialized checkpoint, `tritonparam inspect` checks one.
+
+Each has a folder; the record, which the one writes and the other reads, lies beside them. What a command does to files
+that `load` and `save` do too is for `checkpoint`.
+"""
+
+from __future__ import annotations
+
+from tritonparam.cli.app import main
+
+__all__ = ["main"]

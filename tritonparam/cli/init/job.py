@@ -1,0 +1,189 @@
+"""What one run writes: every tensor with its dtype and law, and the settings that make the run repeatable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from tritonparam.checkpoint import CheckpointError, UsageError, dtype_name, parse_dtype
+from tritonparam.cli.init.spec import Source, build, read_spec
+from tritonparam.cli.record import Entry, Origin, Record, entry_to_json, versions
+from tritonparam.module import BoxLaw, Declaration, declarations
+from tritonparam.plan import Fill
+from tritonparam.stream import STREAM_VERSION, Constant, derive_key
+
+DEFAULT_SHARD_SIZE = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """The content of a checkpoint, decided but not yet computed.
+
+    Attributes:
+        entries: The tensors, in the order of the model.
+        settings: What a record keeps beside them: spec, seed, dtype, max_shard_size, files.
+        replays: The declarations of the tensors without laws, by name.
+        expected: The digests that an earlier run's record promises; None for a first run.
+    """
+
+    entries: tuple[Entry, ...]
+    settings: dict[str, Any]
+    replays: Mapping[str, Declaration] = field(default_factory=dict)
+    expected: Mapping[str, str] | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed of every value."""
+        return int(self.settings["seed"])
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all tensors in bytes."""
+        return sum(entry.nbytes for entry in self.entries)
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameter elements; buffers do not count."""
+        return sum(entry.count for entry in self.entries if entry.kind == "parameter")
+
+    def identity(self) -> dict[str, Any]:
+        """All that the bytes of the checkpoint depend on, as a JSON object: equal identities write equal files."""
+        identity = {key: self.settings[key] for key in ("seed", "dtype", "max_shard_size", "files")}
+        identity["stream"] = STREAM_VERSION
+        identity["tensors"] = {entry.name: entry_to_json(entry) for entry in self.entries}
+        if self.replays:
+            identity["versions"] = versions()
+        return identity
+
+    def fills(self, entry: Entry, out: torch.Tensor) -> list[Fill]:
+        """The operations that write `entry` into `out`; none where it has to be replayed."""
+        key = derive_key(self.seed, entry.name)
+        return [_fill(entry, box, origin, key, out) for box, origin in entry.boxes()]
+
+
+def _fill(entry: Entry, box: BoxLaw, origin: Origin | None, key: int, out: torch.Tensor) -> Fill:
+    if origin is not None:
+        view = out.as_strided(origin.sizes, origin.strides, out.storage_offset() + origin.start)
+        return Fill(view, box.law, origin.key, origin.shape, origin.offsets)
+    view = out
+    for dimension, (offset, size) in enumerate(zip(box.offsets, box.sizes, strict=True)):
+        view = view.narrow(dimension, offset, size)
+    return Fill(view, box.law, key, entry.shape, box.offsets)
+
+
+def _origins(declaration: Declaration, entry: Entry, seed: int) -> tuple[Origin | None, ...]:
+    """Where the boxes of `entry` come from; () where it is their own place for all of them."""
+    if not entry.laws:
+        return ()
+    out = torch.empty(entry.shape, dtype=entry.dtype)  # never written: takes address space, but no memory
+    key = derive_key(seed, entry.name)
+    origins: list[Origin | None] = []
+    for box, fill in zip(entry.laws, declaration.fills(out, seed), strict=True):
+        own, found = (_origin(each) for each in (_fill(entry, box, None, key, out), fill))
+        same = found == own or (isinstance(box.law, Constant) and found.sizes == own.sizes and found.start == own.start)
+        origins.append(None if same else found)
+    return tuple(origins) if any(origins) else ()
+
+
+def _origin(fill: Fill) -> Origin:
+    out = fill.out
+    shape, offsets = tuple(fill.shape or ()), tuple(fill.offsets or ())
+    # The stride of a dimension of size 1 means nothing: equal boxes are to compare equal.
+    strides = tuple(1 if size == 1 else stride for size, stride in zip(out.shape, out.stride(), strict=True))
+    return Origin(tuple(out.shape), strides, int(out.storage_offset()), fill.key, shape, offsets)
+
+
+def prepare(
+    spec: str, *, seed: int | None = None, dtype: torch.dtype | None = None, max_shard_size: int | None = None
+) -> Job:
+    """Decide what `spec` writes, without allocating any of it.
+
+    A record repeats its run: its own settings hold, and one that is given here must agree.
+
+    Args:
+        spec: A configuration file, a folder with one, `package.module:callable`, or a record.
+        seed: 0 where None.
+        dtype: The dtype of every floating-point tensor; where None the configuration's own or float32, or, for a
+            callable, each tensor's own.
+        max_shard_size: The most bytes of tensors in one file; 5 GB where None.
+
+    Raises:
+        UsageError: `spec` names nothing that can be built, or a setting contradicts a record.
+        CheckpointError: The model cannot be built here.
+    """
+    source = read_spec(spec)
+    if isinstance(source, Record):
+        given = {"seed": seed, "dtype": dtype and dtype_name(dtype), "max_shard_size": max_shard_size}
+        return _repeat(source, spec, given)
+    built = build(source)
+    dtype = source.dtype if dtype is None else dtype
+    found = _declarations(built.module, spec)
+    seed = 0 if seed is None else seed
+    entries = tuple(_entry(declaration, dtype) for declaration in found)
+    entries = tuple(
+        replace(entry, origins=_origins(declaration, entry, seed))
+        for entry, declaration in zip(entries, found, strict=True)
+    )
+    settings = {
+        "spec": source.to_json(),
+        "seed": seed,
+        "dtype": None if dtype is None else dtype_name(dtype),
+        "max_shard_size": max_shard_size or DEFAULT_SHARD_SIZE,
+        "files": built.files(dtype),
+    }
+    return Job(entries, settings, _replays(entries, found))
+
+
+def declared_entries(source: Source) -> tuple[Entry, ...]:
+    """The tensors that a checkpoint of `source` should hold, in the dtype that it asks for.
+
+    Raises:
+        UsageError, CheckpointError: It cannot be built.
+    """
+    found = _declarations(build(source).module, source.text)
+    return tuple(_entry(declaration, source.dtype) for declaration in found)
+
+
+def _declarations(module: torch.nn.Module, text: str) -> list[Declaration]:
+    try:
+        found = [declaration for declaration in declarations(module) if declaration.persistent]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{text}: {error}") from error
+    ignored = getattr(module, "_keys_to_ignore_on_save", None) or ()
+    found = [declaration for declaration in found if declaration.name not in ignored]
+    if not found:
+        raise UsageError(f"{text}: the model has no parameters to write")
+    return found
+
+
+def _entry(declaration: Declaration, dtype: torch.dtype | None) -> Entry:
+    own = declaration.dtype
+    dtype = dtype if dtype is not None and own.is_floating_point else own
+    return Entry(
+        declaration.name, declaration.aliases, declaration.kind, dtype, tuple(declaration.shape), declaration.laws
+    )
+
+
+def _replays(entries: tuple[Entry, ...], found: list[Declaration]) -> dict[str, Declaration]:
+    by_name = {declaration.name: declaration for declaration in found}
+    wanted = [entry.name for entry in entries if entry.laws is None]
+    missing = [name for name in wanted if name not in by_name or by_name[name].laws is not None]
+    if missing:
+        raise CheckpointError(f"the model no longer makes these tensors as the record says: {', '.join(missing[:5])}")
+    return {name: by_name[name] for name in wanted}
+
+
+def _repeat(record: Record, text: str, given: dict[str, Any]) -> Job:
+    for key, value in given.items():
+        if value is not None and value != record.settings[key]:
+            raise UsageError(f"{key} is {record.settings[key]!r} in the record {text}, got {value!r}; leave it out")
+    if record.settings["dtype"] is not None:
+        parse_dtype(str(record.settings["dtype"]), f"the dtype in {text}")
+    found: list[Declaration] = []
+    if any(entry.laws is None for entry in record.entries):
+        found = _declarations(build(Source.from_json(record.settings["spec"], text)).module, text)
+    settings = {key: value for key, value in record.settings.items() if key != "versions"}
+    return Job(record.entries, settings, _replays(record.entries, found), record.digests)

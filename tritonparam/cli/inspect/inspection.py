@@ -1,0 +1,257 @@
+"""Inspecting a checkpoint: every tensor against what it should have been drawn from, in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tritonparam.checkpoint import INDEX_NAME, RECORD_NAME, Extent, UsageError, dtype_name, read_header, read_pieces
+from tritonparam.cli.inspect.expected import describe
+from tritonparam.cli.inspect.stats import TESTS, Group, Moments
+from tritonparam.cli.record import Entry, checkpoint_digest, parse_record, read_json
+from tritonparam.plan import pieces
+from tritonparam.stream import flat_index
+
+FALSE_ALARM = 1e-6
+_PIECE = 1 << 18
+
+
+@dataclass
+class Report:
+    """One tensor of an inspected checkpoint.
+
+    Attributes:
+        name: Its name.
+        dtype: Its dtype.
+        shape: Its shape.
+        expected: What it should be drawn from, in words.
+        moments: The statistics of all its numbers.
+        groups: The same for the numbers of each law.
+        digest: The sha256 of its bytes.
+        problems: What disagrees; empty where all is well.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    expected: str
+    moments: Moments = field(default_factory=Moments)
+    groups: list[Group] = field(default_factory=list)
+    digest: str = ""
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        """ "ok", or what disagrees."""
+        return "; ".join(self.problems) or "ok"
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object; NaN and missing statistics are null."""
+        names = ("mean", "std", "low", "high")
+        numbers = {name: value if math.isfinite(value := getattr(self.moments, name)) else None for name in names}
+        return {
+            "name": self.name,
+            "shape": list(self.shape),
+            "dtype": dtype_name(self.dtype),
+            "mean": numbers["mean"],
+            "std": numbers["std"],
+            "min": numbers["low"],
+            "max": numbers["high"],
+            "expected": self.expected,
+            "sha256": self.digest or None,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass
+class Inspection:
+    """A whole inspected checkpoint.
+
+    Attributes:
+        reports: Its tensors, in the order of the model.
+        source: The file that the expectations come from.
+        digest: `checkpoint_digest` of what is there; None where tensors are missing.
+    """
+
+    reports: list[Report]
+    source: str
+    digest: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether no tensor disagrees."""
+        return not any(report.problems for report in self.reports)
+
+
+def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = None) -> Inspection:
+    """Compare every tensor in `folder` with what it should have been drawn from.
+
+    Numbers are tested for their mean, their standard deviation, their range and the shape of their distribution, each
+    after rounding to their dtype. All tests together raise a false alarm in at most one of 1e6 checkpoints, by the
+    inequalities of Bernstein, Chernoff and Dvoretzky-Kiefer-Wolfowitz and a union bound for the range: no approximation
+    for large numbers is made. Constants must be equal to the bit. With a record, all digests are compared too.
+
+    Args:
+        folder: A folder with safetensors files and a record or a configuration.
+        progress: Called with the number of bytes of each piece read.
+
+    Raises:
+        UsageError: There is no such checkpoint.
+        CheckpointError: A file is damaged, or the model of a configuration cannot be built.
+    """
+    stored = _stored(folder)
+    entries, digests, source = _expectations(folder)
+    reports = []
+    for entry in entries:
+        found = next((stored.pop(name) for name in (entry.name, *entry.aliases) if name in stored), None)
+        report = Report(entry.name, entry.dtype, entry.shape, _expectation(entry))
+        reports.append(report)
+        if found is None:
+            report.problems.append("missing")
+            continue
+        _read(report, entry, *found, progress)
+    for name, (_, _, extent) in stored.items():
+        reports.append(Report(name, extent.dtype, extent.shape, "nothing", problems=["not in the model"]))
+    _judge(reports, digests)
+    digest = None
+    if all(report.digest for report in reports):
+        rows = {report.name: (report.dtype, report.shape) for report in reports}
+        digest = checkpoint_digest(rows, {report.name: report.digest for report in reports})
+    return Inspection(reports, source, digest)
+
+
+def _stored(folder: Path) -> dict[str, tuple[Path, int, Extent]]:
+    """Where each tensor lies: its file, where the file's tensors begin, its extent there."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder")
+    if (folder / INDEX_NAME).is_file():
+        weight_map = read_json(folder / INDEX_NAME).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise UsageError(f"{folder / INDEX_NAME} has no weight_map")
+        paths = [folder / str(name) for name in dict.fromkeys(weight_map.values())]
+    else:
+        paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise UsageError(f"{folder} has no safetensors files")
+    stored = {}
+    for path in paths:
+        if not path.is_file():
+            continue
+        header = read_header(path)
+        stored.update({name: (path, header.begin, extent) for name, extent in header.extents.items()})
+    return stored
+
+
+def _expectations(folder: Path) -> tuple[tuple[Entry, ...], dict[str, str], str]:
+    """The tensors that should be there, their digests where known, and the file that says so."""
+    path = folder / RECORD_NAME
+    if path.is_file():
+        record = parse_record(read_json(path), path)
+        return record.entries, record.digests, RECORD_NAME
+    path = folder / "config.json"
+    if path.is_file():
+        # Only here: building the model takes transformers, reading a record does not.
+        from tritonparam.cli.init import Source, declared_entries
+
+        return declared_entries(Source(str(path), config=read_json(path))), {}, path.name
+    raise UsageError(f"{folder} has neither {RECORD_NAME} nor config.json to compare with")
+
+
+def _expectation(entry: Entry) -> str:
+    """What `entry` should be drawn from, in words."""
+    if entry.laws is None:
+        return "replayed operations"
+    return " + ".join(dict.fromkeys(describe(box.law) for box in entry.laws)) or "nothing"
+
+
+def _read(
+    report: Report, entry: Entry, path: Path, begin: int, extent: Extent, progress: Callable[[int], None] | None
+) -> None:
+    """Read one tensor, piece by piece, into `report`."""
+    if (extent.dtype, extent.shape) != (entry.dtype, entry.shape):
+        want = f"{dtype_name(entry.dtype)} {list(entry.shape)}"
+        report.problems.append(f"expected {want}")
+        report.dtype, report.shape = extent.dtype, extent.shape
+    comparable = extent.shape == entry.shape and not extent.dtype.is_complex
+    # By repr: -0.0 == 0.0, and NaN differs from itself.
+    groups = {repr(box.law): Group(box.law, extent.dtype) for box in entry.laws or ()} if comparable else {}
+    rest = Group(None, extent.dtype)
+    digest = hashlib.sha256()
+    for offsets, sizes in pieces(extent.shape, _PIECE):
+        start = flat_index(offsets, extent.shape) * extent.dtype.itemsize
+        data = bytearray().join(
+            read_pieces(path, begin + extent.start + start, math.prod(sizes) * extent.dtype.itemsize)
+        )
+        digest.update(data)
+        if data and not extent.dtype.is_complex:
+            piece = torch.frombuffer(data, dtype=extent.dtype).view(sizes)
+            if not groups:
+                rest.add(piece.flatten())
+            for box in (entry.laws or ()) if groups else ():
+                part = _overlap(piece, offsets, box.offsets, box.sizes)
+                if part.numel():
+                    groups[repr(box.law)].add(part.flatten())
+        if progress is not None:
+            progress(len(data))
+    report.groups = list(groups.values()) or [rest]
+    for group in report.groups:
+        report.moments.merge(group.moments)
+    report.digest = digest.hexdigest()
+
+
+def _overlap(piece: torch.Tensor, start: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
+    """The part of `piece`, which begins at `start`, inside the box (`offsets`, `sizes`)."""
+    for dimension, (first, offset, size) in enumerate(zip(start, offsets, sizes, strict=True)):
+        low = min(max(offset - first, 0), piece.shape[dimension])
+        high = min(max(offset + size - first, low), piece.shape[dimension])
+        piece = piece.narrow(dimension, low, high - low)
+    return piece
+
+
+def _judge(reports: Sequence[Report], digests: Mapping[str, str]) -> None:
+    """Add what statistics and digests disagree with, and random tensors that repeat each other, to the problems."""
+    count = sum(group.expected is not None for report in reports for group in report.groups)
+    rate = FALSE_ALARM / (TESTS * count + 1)  # for each test, and for all comparisons of two tensors together
+    pairs = max(1, len(reports) ** 2 / 2)
+    seen: dict[tuple[torch.dtype, str], str] = {}
+    for report in reports:
+        for group in report.groups:
+            report.problems += group.problems(rate)
+        if report.digest and digests.get(report.name, report.digest) != report.digest:
+            report.problems.append("other bytes than the record says")
+        if _log_repeated(report) > math.log(rate / pairs):
+            continue
+        first = seen.setdefault((report.dtype, report.digest), report.name)
+        if first != report.name:
+            report.problems.append(f"the same values as {first}")
+
+
+def _log_repeated(report: Report) -> float:
+    """The logarithm of a bound for the probability that another tensor of the same laws has the same values."""
+    known = [(group.moments.count, group.expected) for group in report.groups]
+    return sum(count * math.log(expected.collision) for count, expected in known if expected is not None)
+
+
+def to_json(inspection: Inspection, folder: Path) -> str:
+    """The inspection as one line of JSON."""
+    values = {
+        "path": str(folder),
+        "source": inspection.source,
+        "ok": inspection.ok,
+        "false_alarm_rate": FALSE_ALARM,
+        "digest": inspection.digest,
+        "tensors": [report.to_json() for report in inspection.reports],
+    }
+    return json.dumps(values)
+
+
+def stored_bytes(folder: Path) -> int:
+    """The bytes of all tensors in `folder`."""
+    return sum(extent.nbytes for _, _, extent in _stored(folder).values())

@@ -1,0 +1,246 @@
+"""Declarations: what each tensor of a module is to hold, before any of it exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from tritonparam.module.deferred import recording_paused
+from tritonparam.module.identities import Identities
+from tritonparam.module.replay import Origin, Replay
+from tritonparam.module.tape import Draw, History, Identity, Node, Piece, Version, is_written, recognize, slice_of
+from tritonparam.plan import Fill, View
+from tritonparam.stream import Law
+
+
+@dataclass(frozen=True, slots=True)
+class BoxLaw:
+    """A box of a tensor (its offsets and sizes, dimension by dimension) and the law of its elements.
+
+    Examples:
+        >>> from tritonparam import Constant
+        >>> BoxLaw((0, 0), (1, 8), Constant(0.0))
+        BoxLaw(offsets=(0, 0), sizes=(1, 8), law=Constant(value=0.0))
+    """
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    law: Law
+
+
+@dataclass(frozen=True, eq=False)
+class Declaration:
+    """One tensor of a module: what it is called and what it holds, or will hold once it is made.
+
+    Attributes:
+        name: Its fully qualified name, the first if it has several. Its values depend on it.
+        aliases: Its further names, of tied parameters or buffers.
+        kind: "parameter" or "buffer".
+        persistent: Whether it is part of the state dict, by any of its names.
+        saved_names: Those names.
+        dtype: The dtype it was made with.
+        shape: Its shape.
+        laws: Disjoint boxes that cover it, in order, with their laws; None where its values come from replaying what
+            was done to it, or are there already.
+        tensors: The tensor objects of the module that show it.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    kind: str
+    persistent: bool
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    laws: tuple[BoxLaw, ...] | None
+    tensors: tuple[torch.Tensor, ...] = field(repr=False)
+    history: History | None = field(repr=False)
+    view: View = field(repr=False)
+    pieces: tuple[Piece, ...] = field(repr=False)
+    identities: Mapping[Draw | Node, Identity] = field(repr=False)
+    saved_names: tuple[str, ...] = field(repr=False)
+
+    def fills(self, out: torch.Tensor, seed: int) -> list[Fill]:
+        """The operations that write the values into `out`, one for each of `laws`.
+
+        Args:
+            out: A tensor of this shape, of any floating-point dtype where the laws are random.
+            seed: 0 <= seed < 2**64.
+
+        Raises:
+            ValueError: There are no laws, or `out` has another shape.
+        """
+        if self.laws is None:
+            raise ValueError(f"{self.name} has no laws: its values come from replay")
+        if tuple(out.shape) != self.shape:
+            raise ValueError(f"out must have the shape {self.shape} of {self.name}, got {tuple(out.shape)}")
+        fills = []
+        for piece in self.pieces:
+            part, drawn = piece.box.of(out), piece.drawn
+            if drawn.draw is None:
+                fills.append(Fill(part, drawn.law))
+            else:
+                origin = Origin.of(drawn, drawn.draw, self.identities[drawn.draw])
+                fills.append(origin.fill(part, drawn.law, seed))
+        return fills
+
+    def replay(self, seed: int, device: torch.device | str = "cpu") -> torch.Tensor:
+        """The values, by doing again on the host whatever leads to them, as a new tensor of `dtype` on `device`.
+
+        Args:
+            seed: 0 <= seed < 2**64. Values that are there already do not depend on it.
+            device: Where the tensor is to be. It changes no value.
+        """
+        with recording_paused(), torch.inference_mode(False), torch.no_grad():
+            if self.history is None:
+                return self.tensors[0].detach().to(device, copy=True)
+            if self.history.head is None:
+                return torch.empty(self.shape, dtype=self.dtype, device=device)
+            (storage,) = Replay(seed, self.identities).run([self.history.head])
+            return self.view.on(storage).to(device)
+
+
+@dataclass
+class _Found:
+    """What a walk through a module finds out about one tensor."""
+
+    history: History | None
+    view: View
+    kind: str
+    names: list[str] = field(default_factory=list)
+    saved_names: list[str] = field(default_factory=list)
+    tensors: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+def declarations(module: torch.nn.Module) -> list[Declaration]:
+    """What every parameter and buffer of `module` holds, or will hold; nothing is allocated or changed.
+
+    Parameters come first, then buffers, both in the order of the module. Tensors that show the same elements of one
+    storage are one declaration with several names. Those that were not deferred are listed too: `replay` copies them.
+
+    Args:
+        module: A module built inside `deferred_init`, all of it or in part.
+
+    Raises:
+        TypeError: `module` is not a torch.nn.Module.
+        ValueError: Tensors were never written, or are on the meta device without being deferred; the error names them.
+
+    Examples:
+        >>> from tritonparam import deferred_init
+        >>> with deferred_init():
+        ...     model = torch.nn.LayerNorm(3)
+        >>> [(each.name, each.laws[0].law) for each in declarations(model)]
+        [('weight', Constant(value=1.0)), ('bias', Constant(value=0.0))]
+    """
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {module!r} of type {type(module).__name__}")
+    found = declared(module)
+    check_written(found)
+    return found
+
+
+def declared(module: torch.nn.Module) -> list[Declaration]:
+    """`declarations`, with what was never written among them: its values have to come from elsewhere."""
+    with recording_paused():
+        found = _walk(module)
+        pieces = [_pieces(each) for each in found]
+        identities = Identities()
+        for each, known in zip(found, pieces, strict=True):
+            identities.hold(each.names[0], each.view.shape, known or ())
+        for each, known in zip(found, pieces, strict=True):
+            if known is None and each.history is not None and each.history.head is not None:
+                identities.replay(each.names[0], each.history.head)
+        return [_declaration(each, known, identities) for each, known in zip(found, pieces, strict=True)]
+
+
+def _declaration(found: _Found, pieces: list[Piece] | None, identities: Identities) -> Declaration:
+    laws = None
+    if pieces is not None:
+        laws = tuple(BoxLaw(piece.box.offsets, piece.box.sizes, piece.drawn.law) for piece in pieces)
+    return Declaration(
+        name=found.names[0],
+        aliases=tuple(found.names[1:]),
+        kind=found.kind,
+        persistent=bool(found.saved_names),
+        dtype=found.view.dtype,
+        shape=found.view.shape,
+        laws=laws,
+        tensors=tuple(found.tensors.values()),
+        history=found.history,
+        view=found.view,
+        pieces=tuple(pieces or ()),
+        identities=identities.keyed,
+        saved_names=tuple(found.saved_names),
+    )
+
+
+def _named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, str, bool]]:
+    """Every parameter, then every buffer, under every name: name, tensor, kind, persistent."""
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        yield name, parameter, "parameter", True
+    for prefix, owner in module.named_modules(remove_duplicate=False):
+        for name, buffer in owner._buffers.items():
+            if buffer is not None:
+                persistent = name not in owner._non_persistent_buffers_set
+                yield f"{prefix}.{name}" if prefix else name, buffer, "buffer", persistent
+
+
+def _walk(module: torch.nn.Module) -> list[_Found]:
+    found: dict[object, _Found] = {}
+    lost, unwritten = [], []
+    for name, tensor, kind, persistent in _named_tensors(module):
+        if is_lazy(tensor):
+            unwritten.append(name)
+            continue
+        history = History.of(tensor)
+        if history is None and tensor.is_meta:
+            lost.append(name)
+            continue
+        view = View.of(tensor) if tensor.layout == torch.strided else View(tuple(tensor.shape), (), 0, tensor.dtype)
+        key = id(tensor) if history is None else (history.key, view)
+        each = found.setdefault(key, _Found(history, view, kind))
+        each.names.append(name)
+        if persistent:
+            each.saved_names.append(name)
+        each.tensors[id(tensor)] = tensor
+    if lost:
+        raise ValueError(
+            f"tensors on the meta device that do not know their values: {', '.join(lost)}; they were made or copied "
+            "outside deferred_init()"
+        )
+    _raise_unwritten(unwritten)
+    return list(found.values())
+
+
+def _pieces(found: _Found) -> list[Piece] | None:
+    """The boxes with laws that a tensor consists of; None where it has to be replayed or is real."""
+    if found.history is None:
+        return None
+    return recognize(found.history.head, found.view)
+
+
+def check_written(declared: Iterable[Declaration]) -> None:
+    """Refuse tensors some of whose elements were never written.
+
+    Raises:
+        ValueError: There are some; it names them.
+    """
+    unwritten = []
+    for each in declared:
+        if each.history is None or each.laws is not None:
+            continue
+        head = each.history.head
+        if not is_written(head, each.view) or (head is not None and _reads_unwritten(head)):
+            unwritten.append(each.name)
+    _raise_unwritten(unwritten)
+
+
+def _reads_unwritten(head: Version) -> bool:
+    return any(isinstance(step, Node) and step.reads_unwritten for step in slice_of([head])[1])
+
+
+def _raise_unwritten(names: list[str]) -> None:
+    if names:
+        raise ValueError(f"uninitialized tensors, some of whose elements were never written: {', '.join(names)}")

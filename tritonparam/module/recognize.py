@@ -1,0 +1,252 @@
+"""Recognition: which operations leave values with a law, and which law."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import Any
+
+import torch
+
+from tritonparam.module.tape import Drawn, History, Piece, recognize
+from tritonparam.plan import RANDOM_DTYPES, Box, View
+from tritonparam.stream import Constant, Law, Normal, TruncatedNormal, Uniform
+
+_COPIES = frozenset(("aten::clone", "aten::_to_copy", "aten::copy_", "aten::lift_fresh_copy"))
+_CLAMP_SLACK = 1e-5
+_NO_MASS_BEYOND = 6.0
+
+_LAWS: dict[str, Callable[[dict[str, Any]], Law]] = {
+    "aten::normal_": lambda a: Normal(a["mean"], a["std"]),
+    "aten::normal.float_float": lambda a: Normal(a["mean"], a["std"]),
+    "aten::uniform_": lambda a: Uniform(a["from"], a["to"]),
+    "aten::randn": lambda a: Normal(),
+    "aten::randn_like": lambda a: Normal(),
+    "aten::rand": lambda a: Uniform(),
+    "aten::rand_like": lambda a: Uniform(),
+    "aten::zero_": lambda a: Constant(0),
+    "aten::zeros": lambda a: Constant(0),
+    "aten::zeros_like": lambda a: Constant(0),
+    "aten::new_zeros": lambda a: Constant(0),
+    "aten::ones": lambda a: Constant(1),
+    "aten::ones_like": lambda a: Constant(1),
+    "aten::new_ones": lambda a: Constant(1),
+    "aten::full": lambda a: Constant(a["fill_value"]),
+    "aten::full_like": lambda a: Constant(a["fill_value"]),
+    "aten::new_full": lambda a: Constant(a["fill_value"]),
+    "aten::fill_.Scalar": lambda a: Constant(a["value"]),
+    "aten::scalar_tensor": lambda a: Constant(a["s"]),
+}
+
+
+def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Every argument of an operator call by name, defaults included."""
+    bound = {}
+    for position, argument in enumerate(func._schema.arguments):
+        if position < len(args):
+            bound[argument.name] = args[position]
+        else:
+            bound[argument.name] = kwargs.get(argument.name, argument.default_value)
+    return bound
+
+
+def recognized(func: Any, bound: dict[str, Any], out: torch.Tensor) -> list[Piece] | None:
+    """The boxes with laws that `out` consists of once `func` has written it; None where a law is not known.
+
+    Args:
+        func: An ATen operator with one output, which is all of what it writes.
+        bound: Its arguments by name. Deferred tensors still have the history that they had before the call.
+        out: The meta tensor that it returned.
+    """
+    name, overload = func._schema.name, func._schema.overload_name
+    make = _LAWS.get(f"{name}.{overload}" if overload else name) or _LAWS.get(name)
+    if make is not None:
+        try:
+            law = make(bound)
+        except (TypeError, ValueError):
+            return None
+        return _fresh(law, out)
+    if name in _COPIES:
+        return _copied(bound["src"] if name == "aten::copy_" else bound["self"], out)
+    if name == "aten::fill_":
+        return _copied(bound["value"], out)
+    if torch.Tag.pointwise in func.tags and torch.Tag.nondeterministic_seeded not in func.tags:
+        return _pointwise(func, bound, out)
+    return None
+
+
+def _fresh(law: Law, out: torch.Tensor) -> list[Piece] | None:
+    if isinstance(law, Constant):
+        rounded = _constant(law.value, out.dtype)
+        return None if rounded is None else [Piece(Box.whole(out.shape), Drawn(rounded))]
+    if out.dtype not in RANDOM_DTYPES:
+        return None
+    return [Piece(Box.whole(out.shape), Drawn.fresh(law, tuple(out.shape)))]
+
+
+def _constant(value: float | int | bool, dtype: torch.dtype) -> Constant | None:
+    """The law of a tensor of `dtype` filled with `value`: as given where the plan's rounding is torch's too."""
+    if dtype in (torch.float32, torch.float64):
+        return Constant(float(value))
+    if dtype.is_complex:
+        return None
+    return Constant(torch.full((), value, dtype=dtype).item())
+
+
+def _cast(law: Law, source: torch.dtype, target: torch.dtype) -> Law | None:
+    if source == target:
+        return law
+    if isinstance(law, Constant):
+        if source.is_complex or target.is_complex:
+            return None
+        return Constant(torch.full((), law.value, dtype=source).to(target).item())
+    return law if target in RANDOM_DTYPES else None
+
+
+def _pieces_of(tensor: torch.Tensor) -> list[Piece] | None:
+    history = History.of(tensor)
+    return None if history is None else recognize(history.head, View.of(tensor))
+
+
+def _uniform_value(tensor: torch.Tensor) -> Constant | None:
+    """The one value that all elements of a tensor have, as a law."""
+    pieces = _pieces_of(tensor)
+    if not pieces or any(piece.drawn.law != pieces[0].drawn.law for piece in pieces):
+        return None
+    law = pieces[0].drawn.law
+    return law if isinstance(law, Constant) else None
+
+
+def _copied(source: object, out: torch.Tensor) -> list[Piece] | None:
+    if not isinstance(source, torch.Tensor):
+        return None
+    pieces = _pieces_of(source)
+    if pieces is None:
+        return None
+    if source.shape != out.shape:
+        constant = _uniform_value(source)
+        if constant is None:
+            return None
+        pieces = [Piece(Box.whole(out.shape), Drawn(constant))]
+    return _mapped(pieces, lambda law: _cast(law, source.dtype, out.dtype))
+
+
+def _mapped(pieces: list[Piece], change: Callable[[Law], Law | None]) -> list[Piece] | None:
+    changed = []
+    for piece in pieces:
+        law = change(piece.drawn.law)
+        if law is None:
+            return None
+        drawn = piece.drawn
+        changed.append(Piece(piece.box, Drawn(law, drawn.draw, drawn.start, drawn.dims, drawn.reshaped)))
+    return changed
+
+
+def _pointwise(func: Any, bound: dict[str, Any], out: torch.Tensor) -> list[Piece] | None:
+    """Element by element: constants are computed once; of random values, those operations that a law survives."""
+    tensors = {name: value for name, value in bound.items() if isinstance(value, torch.Tensor) and name != "out"}
+    constants = {name: _uniform_value(value) for name, value in tensors.items()}
+    varying = [name for name, law in constants.items() if law is None]
+    if "out" in bound or len(varying) > 1 or any(isinstance(value, (list, tuple)) for value in bound.values()):
+        return None
+    if not varying:
+        value = _once(func, bound, constants)
+        law = None if value is None or value.is_complex() else Constant(value.item())
+        return None if law is None else [Piece(Box.whole(out.shape), Drawn(law))]
+    name = varying[0]
+    source = tensors[name]
+    pieces = _pieces_of(source) if source.shape == out.shape else None
+    if pieces is None or source.dtype not in RANDOM_DTYPES or out.dtype not in RANDOM_DTYPES:
+        return None
+
+    def change(law: Law) -> Law | None:
+        if isinstance(law, Constant):
+            value = _once(func, bound, constants | {name: law})
+            return None if value is None else Constant(value.item())
+        return _transformed(func._schema.name.removesuffix("_"), law, name, bound, constants)
+
+    return _mapped(pieces, change)
+
+
+def _once(func: Any, bound: dict[str, Any], constants: dict[str, Constant | None]) -> torch.Tensor | None:
+    """What `func` makes of one element of each of its constant arguments."""
+
+    def single(name: str, value: Any) -> Any:
+        law = constants.get(name)
+        if law is None:
+            return value
+        return torch.full((1,) * value.dim(), law.value, dtype=value.dtype)
+
+    positional, keyword = [], {}
+    for argument in func._schema.arguments:
+        value = single(argument.name, bound[argument.name])
+        if argument.kwarg_only:
+            keyword[argument.name] = value
+        else:
+            positional.append(value)
+    got = func(*positional, **keyword)
+    return got if isinstance(got, torch.Tensor) and got.numel() == 1 else None
+
+
+def _transformed(
+    op: str, law: Law, name: str, bound: dict[str, Any], constants: dict[str, Constant | None]
+) -> Law | None:
+    """The law of random values after `op`; None where there is none, or where it would not keep the values' order."""
+
+    def number(argument: str) -> float | None:
+        constant = constants.get(argument)
+        value = constant.value if constant is not None else bound.get(argument)
+        return float(value) if isinstance(value, (bool, int, float)) else None
+
+    try:
+        if op == "aten::erfinv" and isinstance(law, Uniform) and -1 <= law.low < law.high <= 1:
+            return TruncatedNormal(0.0, math.sqrt(0.5), _erfinv(law.low), _erfinv(law.high))
+        if op == "aten::clamp" and isinstance(law, TruncatedNormal):
+            return _clamped(law, number("min"), number("max"))
+        other = number("other" if name == "self" else "self")
+        if other is None or (op == "aten::div" and (name != "self" or bound.get("rounding_mode") is not None)):
+            return None
+        alpha = number("alpha") if "alpha" in bound else 1.0
+        scale, shift = {
+            "aten::mul": (other, 0.0),
+            "aten::div": (1 / other if other else 0.0, 0.0),
+            "aten::add": (1.0, other * alpha if name == "self" and alpha is not None else 0.0),
+            "aten::sub": (1.0, -other * alpha if name == "self" and alpha is not None else 0.0),
+        }.get(op, (0.0, 0.0))
+        if op in ("aten::add", "aten::sub") and name != "self":
+            return None
+        return _affine(law, scale, shift) if scale > 0 else None
+    except ValueError:
+        return None
+
+
+def _affine(law: Law, scale: float, shift: float) -> Law:
+    if isinstance(law, Normal):
+        return Normal(law.mean * scale + shift, law.std * scale)
+    if isinstance(law, Uniform):
+        return Uniform(law.low * scale + shift, law.high * scale + shift)
+    if isinstance(law, TruncatedNormal):
+        low, high = law.low * scale + shift, law.high * scale + shift
+        return TruncatedNormal(law.mean * scale + shift, law.std * scale, low, high)
+    return law
+
+
+def _clamped(law: TruncatedNormal, low: float | None, high: float | None) -> Law | None:
+    """The law with the bounds that a clamp names; None where it does more than to undo rounding."""
+    bounds = []
+    for bound, given in ((law.low, low), (law.high, high)):
+        if given is None:
+            bounds.append(bound)
+            continue
+        depth = min(abs(bound - law.mean), abs(given - law.mean)) / law.std
+        same_side = (bound < law.mean) == (given < law.mean)
+        if not abs(given - bound) <= _CLAMP_SLACK * law.std and not (same_side and depth > _NO_MASS_BEYOND):
+            return None
+        bounds.append(given)
+    return TruncatedNormal(law.mean, law.std, *bounds)
+
+
+def _erfinv(x: float) -> float:
+    p = (x + 1) / 2
+    return NormalDist().inv_cdf(p) * math.sqrt(0.5) if 0 < p < 1 else math.copysign(math.inf, x)

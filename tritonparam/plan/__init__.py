@@ -1,0 +1,46 @@
+"""What is to be written where: `Fill` and `Copy` on boxes of tensors, gathered in a `Plan` that a backend runs.
+
+Nothing else writes to a tensor's memory. `backends/` is who runs a plan; it alone imports the kernels. Which values a
+box has is for `stream`, and what a tensor is to hold, for `tensor`.
+"""
+
+from __future__ import annotations
+
+from tritonparam.plan.arrays import view_of_array
+from tritonparam.plan.backends import resolve_backend
+from tritonparam.plan.boxes import as_box, box_in, box_of_box, meeting_pair, meets_any
+from tritonparam.plan.copy import CAST_DTYPES, Copy
+from tritonparam.plan.devices import MissingDeviceError, checked_device
+from tritonparam.plan.fill import RANDOM_DTYPES, Fill
+from tritonparam.plan.huge_pages import ask_for_huge_pages
+from tritonparam.plan.memory import check_memory, check_writable, is_deferred, overlap
+from tritonparam.plan.plan import Plan
+from tritonparam.plan.views import Box, Placement, View, apart, pieces, place
+
+__all__ = [
+    "CAST_DTYPES",
+    "RANDOM_DTYPES",
+    "Box",
+    "Copy",
+    "Fill",
+    "MissingDeviceError",
+    "Placement",
+    "Plan",
+    "View",
+    "apart",
+    "as_box",
+    "ask_for_huge_pages",
+    "box_in",
+    "box_of_box",
+    "check_memory",
+    "check_writable",
+    "checked_device",
+    "is_deferred",
+    "meeting_pair",
+    "meets_any",
+    "overlap",
+    "pieces",
+    "place",
+    "resolve_backend",
+    "view_of_array",
+]

@@ -1,0 +1,162 @@
+"""Fills as one table that the fill kernel reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tritonparam.kernels.fill import CHUNK, HEADER, KINDS, ROW
+from tritonparam.kernels.store import DTYPES
+from tritonparam.kernels.transforms import LEAD
+from tritonparam.stream import (
+    Constant,
+    Law,
+    Normal,
+    Uniform,
+    constant_bits,
+    flat_index,
+    lower_normal,
+    lower_truncated_normal,
+    lower_uniform,
+)
+
+if TYPE_CHECKING:
+    from tritonparam.plan.fill import Fill
+
+_RANDOM = {getattr(torch, name): code for name, code in DTYPES.items() if not name.isdigit()}
+_CONSTANT = {int(name) // 8: code for name, code in DTYPES.items() if name.isdigit()}
+_STRIDED_SHIFT = 24
+_ZERO = np.float32(0)
+_ALIGNED = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class FillTable:
+    """Fills as the kernel reads them.
+
+    Attributes:
+        words: int64 of shape [n]: header, first program of each row, rows, dimensions of strided rows.
+        rows: How many fills have elements.
+        programs: How many programs write them.
+        kinds, dtypes: A bit for each code that occurs.
+        strided: Whether any row is strided.
+    """
+
+    words: NDArray[np.int64]
+    rows: int
+    programs: int
+    kinds: int
+    dtypes: int
+    strided: bool
+
+
+def build_fill_table(fills: list[Fill]) -> FillTable:
+    """Lay out `fills` for one launch; those without elements are left out.
+
+    Column by column, since Python's time for each fill is all that a large plan costs.
+    """
+    fills = [each for each in fills if each.out.numel()]
+    rows = len(fills)
+    if not rows:
+        return FillTable(np.empty(0, np.int64), 0, 0, 0, 0, strided=False)
+    table = np.zeros((rows, ROW), np.int64)
+    address, flags, start, stop = table[:, 0], table[:, 2], table[:, 3], table[:, 4]
+    which, laws = _distinct_laws(fills)
+    flags[:] = laws[which, 0]
+    table[:, 6:11] = laws[which, 2:]
+    address[:] = [each.out.data_ptr() for each in fills]
+    table[:, 1] = np.array([each.key for each in fills], np.uint64).view(np.int64)
+    start[:] = [-1 if each.run_start is None else each.run_start for each in fills]
+    stop[:] = [each.out.numel() for each in fills]
+
+    strided = np.nonzero(start < 0)[0]
+    start[strided] = 0
+    stop += start
+    address -= start * laws[which, 1]
+    flags[address & 15 == 0] |= _ALIGNED
+    dimensions: list[int] = []
+    for row in strided:
+        own = _dimensions(fills[row])
+        flags[row] |= len(own) // 3 << _STRIDED_SHIFT
+        table[row, 5] = HEADER + rows * (1 + ROW) + len(dimensions)
+        table[row, 11] = flat_index(fills[row].offsets, fills[row].shape)
+        dimensions += own
+
+    chunks = (stop + (CHUNK - 1)) // CHUNK - start // CHUNK
+    ends = np.cumsum(chunks)
+    parts = (LEAD, ends - chunks, table.ravel(), dimensions)
+    return FillTable(
+        words=np.concatenate([np.asarray(part, np.int64) for part in parts]),
+        rows=rows,
+        programs=int(ends[-1]),
+        kinds=_bits_of(laws[:, 0] & 0xFF),
+        dtypes=_bits_of(laws[:, 0] >> 8 & 0xFF),
+        strided=bool(len(strided)),
+    )
+
+
+def _bits_of(codes: NDArray[np.int64]) -> int:
+    return int(np.bitwise_or.reduce(np.int64(1) << codes))
+
+
+def _distinct_laws(fills: list[Fill]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each fill the row of its law and dtype in the second array: flags, itemsize, five columns of parameters."""
+    by_identity: dict[tuple[int, torch.dtype], int] = {}
+    by_value: dict[tuple[str, torch.dtype], int] = {}
+    laws: list[tuple[int, ...]] = []
+    which = []
+    for each in fills:
+        law, dtype = each.law, each.out.dtype
+        known = by_identity.get((id(law), dtype))
+        if known is None:
+            # By its text: -0.0 == 0.0 and 1 == True, but their bits differ.
+            known = by_value.setdefault((repr(law), dtype), len(laws))
+            if known == len(laws):
+                laws.append(_pack_law(law, dtype))
+            by_identity[id(law), dtype] = known
+        which.append(known)
+    packed = np.array(laws, np.uint64).view(np.int64).reshape(len(laws), 7)
+    return np.array(which, np.int64), packed
+
+
+def _dimensions(each: Fill) -> list[int]:
+    """(size, stride in the global tensor, stride in memory) of the dimensions longer than one, the innermost first."""
+    triples: list[int] = []
+    stride = 1
+    for extent, size, step in zip(
+        reversed(each.shape), reversed(each.out.shape), reversed(each.out.stride()), strict=True
+    ):
+        if size > 1:
+            triples += (size, stride, step)
+        stride *= extent
+    return triples
+
+
+def _pack_law(law: Law, dtype: torch.dtype) -> tuple[int, ...]:
+    """The low 16 bits of a row's flags, the size of an element, and the row's five columns of parameters."""
+    if isinstance(law, Constant):
+        bits = constant_bits(law, dtype) & 0xFFFFFFFFFFFFFFFF
+        return KINDS["constant"] | _CONSTANT[dtype.itemsize] << 8, dtype.itemsize, bits, 0, 0, 0, 0
+    kind: str = law.kind
+    if isinstance(law, Uniform):
+        uniform = lower_uniform(law)
+        columns = (_pair(uniform.low, uniform.scale), _pair(uniform.cap, _ZERO), 0, 0, 0)
+    elif isinstance(law, Normal):
+        normal = lower_normal(law)
+        s0, s1, s2, s3, s4 = normal.radius
+        columns = (_pair(normal.mean, s0), _pair(s1, s2), _pair(s3, s4), 0, 0)
+    else:
+        cut = lower_truncated_normal(law)
+        kind += "_with_tail" if cut.has_tail else ""
+        scale_below, above = _pair(cut.scale, cut.below), _pair(cut.above, _ZERO)
+        columns = (_pair(cut.mean, cut.std), _pair(cut.low, cut.high), cut.split, scale_below, above)
+    return KINDS[kind] | _RANDOM[dtype] << 8, dtype.itemsize, *columns
+
+
+def _pair(low: np.float32, high: np.float32) -> int:
+    """Two float32 in one 64-bit word."""
+    return int(low.view(np.uint32)) | int(high.view(np.uint32)) << 32

@@ -1,0 +1,58 @@
+"""The backend that is the definition: it runs `stream.reference` into tensors of any device, chunk by chunk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tritonparam.plan.backends.host_copy import HostCopies
+from tritonparam.stream import SIGNED_BY_WIDTH, Constant, constant_tensor
+from tritonparam.stream.reference import box_chunks, round_bits
+
+if TYPE_CHECKING:
+    from tritonparam.plan.copy import Copy
+    from tritonparam.plan.fill import Fill
+
+_SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
+
+
+class NumpyPlan:
+    """Operations, checked: fills written by the NumPy definition, copies by torch's own where that meets it."""
+
+    def __init__(self, fills: list[Fill], copies: list[Copy]) -> None:
+        self._fills = fills
+        self._copies = HostCopies(copies)
+
+    def run(self) -> None:
+        """Do everything; one chunk of temporaries at a time."""
+        with torch.no_grad():
+            for fill in self._fills:
+                _write(fill)
+            self._copies.run()
+
+
+def _write(fill: Fill) -> None:
+    out = fill.out.detach()
+    if isinstance(fill.law, Constant):
+        out.copy_(constant_tensor(fill.law, out.dtype).expand(out.shape))
+        return
+    width = out.element_size()
+    contiguous = out.is_contiguous()
+    flat = (out if contiguous else torch.empty(out.shape, dtype=out.dtype)).view(-1).view(SIGNED_BY_WIDTH[width])
+    dtype = str(out.dtype).removeprefix("torch.")
+    for start, values in box_chunks(fill.law, fill.key, fill.shape, fill.offsets, out.shape):
+        bits = round_bits(np.ascontiguousarray(values), dtype).view(_SIGNED[width])
+        flat[start : start + len(bits)].copy_(torch.from_numpy(bits))
+    if not contiguous:
+        out.copy_(flat.view(out.dtype).view(out.shape))
+
+
+def check_device(device: torch.device) -> None:
+    """Any will do."""
+
+
+def prepare(fills: list[Fill], copies: list[Copy]) -> NumpyPlan:
+    """Lay out operations for `run`."""
+    return NumpyPlan(fills, copies)

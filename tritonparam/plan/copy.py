@@ -1,0 +1,112 @@
+"""Copy, the operation of a plan that moves values: a box of one tensor into a box of another, cast on the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tritonparam.plan.arrays import view_of_array
+from tritonparam.plan.memory import check_memory, check_writable, overlap
+from tritonparam.plan.views import Box
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+CAST_DTYPES = frozenset(
+    (
+        *(torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.bool),
+        *(torch.uint64, torch.uint32, torch.uint16, torch.uint8),
+    )
+)
+
+
+class Copy:
+    """Write the elements of one box into another of the same sizes, cast to its dtype.
+
+    Casts are those of torch's `copy_`, rounding and all (docs/copies.md); of one dtype the bits move as they are, so
+    any dtype may be copied into itself.
+
+    Args:
+        out: Where the values go, of any strides without overlap.
+        source: What is copied, of any strides: broadcast ones too and, in a NumPy array, negative ones. Its shape is
+            that of `out`, where there are no boxes.
+        out_box, source_box: The boxes, of the same sizes; None for the whole of the tensor.
+
+    Attributes:
+        out: The box that is written, as a tensor.
+        source: The box that is read, as a tensor of the same shape on the same device.
+        backwards: The dimensions along which `source` is read from its end.
+
+    Raises:
+        TypeError: An argument is of the wrong type, or there is no cast between the two dtypes.
+        ValueError: A box does not lie in its tensor, the shapes or devices differ, `out` overlaps itself or has no
+            storage, or the two overlap: a copy within one tensor has to go through a third (`copy_slices` does so).
+
+    Examples:
+        >>> from tritonparam import Plan
+        >>> out = torch.zeros(2, 3, dtype=torch.bfloat16)
+        >>> rows = torch.arange(6, dtype=torch.float32).view(2, 3)
+        >>> Plan([Copy(out, rows, Box((0, 1), (2, 2)), Box((0, 0), (2, 2)))]).run()
+        >>> out.tolist()
+        [[0.0, 0.0, 1.0], [0.0, 3.0, 4.0]]
+    """
+
+    __slots__ = ("backwards", "out", "source")
+
+    def __init__(
+        self,
+        out: torch.Tensor,
+        source: torch.Tensor | npt.NDArray[Any],
+        out_box: Box | None = None,
+        source_box: Box | None = None,
+    ) -> None:
+        backwards: tuple[int, ...] = ()
+        if isinstance(source, np.ndarray):
+            source, backwards = view_of_array(source)
+        out = check_memory("out", out).detach()
+        source = _readable(source, out)
+        out = out if out_box is None else _in_box("out_box", out, out_box)
+        source = source if source_box is None else _in_box("source_box", source, source_box, backwards)
+        _check_shapes(out, source)
+        if not out.is_contiguous():
+            check_writable("out", out)
+        if overlap(out, source):
+            raise ValueError("source must not overlap out; copy_slices copies within one tensor")
+        self.out, self.source, self.backwards = out, source, backwards
+
+    @classmethod
+    def _into_new(cls, out: torch.Tensor, source: torch.Tensor) -> Copy:
+        """A Copy of `source` into a contiguous tensor of new memory, which nothing can overlap: the rest is checked."""
+        copy = cls.__new__(cls)
+        copy.out, copy.source, copy.backwards = out, _readable(source, out), ()
+        _check_shapes(out, copy.source)
+        return copy
+
+    def __repr__(self) -> str:
+        return f"Copy(out={tuple(self.out.shape)} {self.out.dtype}, source={self.source.dtype})"
+
+
+def _readable(source: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """`source`, detached, if it lies in memory on the device of `out` and can be cast to its dtype."""
+    source = check_memory("source", source).detach()
+    if out.dtype != source.dtype and not (out.dtype in CAST_DTYPES and source.dtype in CAST_DTYPES):
+        raise TypeError(f"source must be of a dtype that can be cast to {out.dtype}, got {source.dtype}")
+    if out.device != source.device:
+        raise ValueError(f"source must be on the device of out, {out.device}, got {source.device}")
+    return source
+
+
+def _check_shapes(out: torch.Tensor, source: torch.Tensor) -> None:
+    if out.shape != source.shape:
+        raise ValueError(f"source must have the shape of out, {tuple(out.shape)}, got {tuple(source.shape)}")
+
+
+def _in_box(argument: str, tensor: torch.Tensor, box: Box, backwards: tuple[int, ...] = ()) -> torch.Tensor:
+    if not isinstance(box, Box):
+        raise TypeError(f"{argument} must be a Box, got {box!r} of type {type(box).__name__}")
+    if not box.lies_in(tuple(tensor.shape)):
+        raise ValueError(f"{argument} must lie in a tensor of shape {tuple(tensor.shape)}, got {box}")
+    return box.mirrored(tensor.shape, backwards).of(tensor)

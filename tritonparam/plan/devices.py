@@ -1,0 +1,55 @@
+"""Devices that a user names: which of them there are, and whether a backend writes to them."""
+
+from __future__ import annotations
+
+import torch
+
+from tritonparam.plan.backends import resolve_backend
+
+
+class MissingDeviceError(ValueError):
+    """A device that could be, and that this machine does not have."""
+
+
+def checked_device(device: torch.device | str | None, backend: str | None = None) -> torch.device:
+    """`device` as torch has it, if it is there and `backend` writes to it.
+
+    Args:
+        device: A CPU or CUDA device; None for torch's default device.
+        backend: As for `Plan`.
+
+    Raises:
+        TypeError: device is neither a string nor a torch.device.
+        ValueError: There is no such device (a MissingDeviceError, if other machines have it) or backend, or the two do
+            not go together.
+        ImportError: The backend is not installed.
+        RuntimeError: It is a CUDA device, and this process the fork of one that had used CUDA.
+
+    Examples:
+        >>> checked_device("cpu")
+        device(type='cpu')
+    """
+    if device is not None and not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device must be a string or a torch.device, got {device!r} of type {type(device).__name__}")
+    forked = torch.cuda._is_in_bad_fork()
+    try:
+        place = torch.get_default_device() if device is None else torch.device(device)
+    except RuntimeError as error:
+        if device is not None or not forked:
+            raise ValueError(f"device must be a cpu or cuda device, got {device!r}: {error}") from None
+        place = torch.device("cuda")  # the default one, if it is CUDA, asks CUDA for its index
+    if place.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be a cpu or cuda device, got {str(place)!r}")
+    if place.type == "cuda":
+        if forked:
+            raise RuntimeError(
+                "device must not be a CUDA device in a process that was forked from one that had used CUDA, got "
+                f"{device}: start the process by 'spawn' instead, as torch.multiprocessing.get_context('spawn') does"
+            )
+        count = torch.cuda.device_count()
+        if (place.index or 0) >= count:
+            raise MissingDeviceError(
+                f"device must be a device of this machine, got {str(place)!r}: this machine has {count} CUDA devices"
+            )
+    resolve_backend(place, backend)
+    return place

@@ -1,0 +1,106 @@
+"""Fill, the operation of a plan: one box of a global tensor, written into a torch tensor of the shape of the box."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+
+import torch
+
+from tritonparam.plan.memory import check_memory, check_writable
+from tritonparam.stream import LAWS, Constant, Law, TruncatedNormal, constant_tensor, contiguous_start, float32_bounds
+
+RANDOM_DTYPES = frozenset(
+    (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
+)
+_LAW_TYPES = tuple(LAWS.values())
+
+
+class Fill:
+    """Write one box of a global tensor: element j (a multi-index) of `out` becomes its element `offsets + j`.
+
+    Attributes:
+        out: Where the values go: the box, of any strides without overlap. Its shape is the box's sizes, its dtype the
+            values'.
+        law: What they are drawn from.
+        key: The 64-bit key of the global tensor (`derive_key`). A constant does not look at it.
+        shape: The shape of the global tensor; None where `out` is the whole of it.
+        offsets: Where the box starts in the global tensor; None for the origin.
+        run_start: The global index of the first element, if the box is one run of consecutive elements of the global
+            tensor and of memory; else None.
+
+    Raises:
+        TypeError: An argument is of the wrong type, or `out` has a dtype that the law cannot fill.
+        ValueError: The box does not lie in the tensor, the tensor is larger than 2**63 elements, `out` overlaps itself
+            or has no storage, or the key is not 64 bits.
+
+    Examples:
+        >>> from tritonparam import Normal, Plan
+        >>> whole, half = torch.empty(8, 3), torch.empty(4, 3)
+        >>> Plan([Fill(whole, Normal(), key=1), Fill(half, Normal(), key=1, shape=(8, 3), offsets=(4, 0))]).run()
+        >>> torch.equal(whole[4:], half)
+        True
+    """
+
+    __slots__ = ("key", "law", "offsets", "out", "run_start", "shape")
+
+    def __init__(
+        self,
+        out: torch.Tensor,
+        law: Law,
+        key: int = 0,
+        shape: Sequence[int] | None = None,
+        offsets: Sequence[int] | None = None,
+    ) -> None:
+        check_memory("out", out)
+        if not isinstance(law, _LAW_TYPES):
+            raise TypeError(f"law must be one of {sorted(LAWS)}, got {law!r}")
+        if type(law) is Constant:
+            if out.dtype == torch.complex128:
+                raise TypeError("out must not be complex128")
+            constant_tensor(law, out.dtype)
+        elif out.dtype not in RANDOM_DTYPES:
+            raise TypeError(
+                f"out must be of a dtype in {sorted(map(str, RANDOM_DTYPES))} for a {law.kind} law, got {out.dtype}"
+            )
+        elif type(law) is TruncatedNormal:
+            float32_bounds(law)  # are there any?
+        if type(key) is not int or not 0 <= key < 2**64:
+            raise ValueError(f"key must be an int in [0, 2**64), got {key!r}")
+        is_contiguous = out.is_contiguous()
+        if not is_contiguous:
+            check_writable("out", out)
+        self.out, self.law, self.key = out, law, key
+        sizes = tuple(out.shape)
+        self.run_start: int | None
+        if shape is None and offsets is None:
+            self.shape, self.offsets = sizes, (0,) * len(sizes)
+            self.run_start = 0 if is_contiguous else None
+            return
+        self.shape = sizes if shape is None else _ints("shape", shape)
+        self.offsets = (0,) * len(self.shape) if offsets is None else _ints("offsets", offsets)
+        _check_box(self.shape, self.offsets, sizes)
+        self.run_start = contiguous_start(self.shape, self.offsets, sizes) if is_contiguous else None
+
+    def __repr__(self) -> str:
+        box = f"shape={self.shape}, offsets={self.offsets}"
+        return f"Fill(out={tuple(self.out.shape)} {self.out.dtype}, law={self.law!r}, key={self.key:#x}, {box})"
+
+
+def _ints(argument: str, values: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(map(operator.index, values))
+    except TypeError:
+        raise TypeError(f"{argument} must hold ints, got {values!r}") from None
+
+
+def _check_box(shape: tuple[int, ...], offsets: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+    if not len(shape) == len(offsets) == len(sizes):
+        raise ValueError(
+            f"shape, offsets and out must have the same rank, got {shape}, {offsets} and out of shape {sizes}"
+        )
+    if math.prod(shape) > 2**63:
+        raise ValueError(f"shape must come to at most 2**63 elements, got {shape}")
+    if any(o < 0 or o + s > n for n, o, s in zip(shape, offsets, sizes, strict=True)):
+        raise ValueError(f"the box must lie in the tensor, got offsets {offsets} and sizes {sizes} in shape {shape}")

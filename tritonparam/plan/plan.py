@@ -1,0 +1,64 @@
+"""The plan: a table of operations on boxes, built once, run by a backend, run again for free.
+
+Whatever the user calls comes down to a plan; nothing else writes values. A `Fill` writes a box of a global tensor's
+values into a torch tensor of the box's shape, a `Copy` what another tensor has in a box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from tritonparam.plan.backends import Backend, RunnablePlan, resolve_backend
+from tritonparam.plan.copy import Copy
+from tritonparam.plan.fill import Fill
+
+__all__ = ["Copy", "Fill", "Plan"]
+
+
+class Plan:
+    """Operations that run together: on a CUDA device in a number of launches that does not grow with their number.
+
+    The order in which the operations of one plan are done is free: two that write the same memory belong in two plans,
+    and so does a copy of what another one writes. A plan keeps the memory that its tensors had when it was built; one
+    whose tensors were given other storage since (`set_`, `.data = `) has to be built anew. It may be run on any CUDA
+    stream, and in a graph capture if it was built, and run once, before; it must then live as long as the graph, which
+    reads its tables and does not keep them.
+
+    Args:
+        operations: Fills and Copies.
+        backend: "triton", "numpy" or None for the device's own (CUDA: triton, CPU: numpy). It changes no value.
+
+    Raises:
+        TypeError: There is something else among the operations.
+        ValueError: The backend does not exist, or does not write to the device of an operation.
+        ImportError: The backend is not installed.
+
+    Examples:
+        >>> from tritonparam import Constant
+        >>> bias, copied = torch.empty(3), torch.empty(2)
+        >>> plan = Plan([Fill(bias, Constant(0.5)), Copy(copied, torch.tensor([1, 2]))])
+        >>> plan.run()
+        >>> bias, copied
+        (tensor([0.5000, 0.5000, 0.5000]), tensor([1., 2.]))
+    """
+
+    def __init__(self, operations: Iterable[Fill | Copy], backend: str | None = None) -> None:
+        self.operations: tuple[Fill | Copy, ...] = tuple(operations)
+        groups: dict[torch.device, tuple[list[Fill], list[Copy]]] = {}
+        for operation in self.operations:
+            if not isinstance(operation, (Fill, Copy)):
+                raise TypeError(f"operations must hold Fill and Copy objects, got {type(operation).__name__}")
+            fills, copies = groups.setdefault(operation.out.device, ([], []))
+            if isinstance(operation, Fill):
+                fills.append(operation)
+            else:
+                copies.append(operation)
+        chosen: list[tuple[Backend, torch.device]] = [(resolve_backend(device, backend), device) for device in groups]
+        self._parts: list[RunnablePlan] = [module.prepare(*groups[device]) for module, device in chosen]
+
+    def run(self) -> None:
+        """Write every element of every operation. On CUDA, returns before the device is done, as torch does."""
+        for part in self._parts:
+            part.run()

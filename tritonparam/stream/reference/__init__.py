@@ -1,0 +1,13 @@
+"""The definition of stream v1 in NumPy: docs/stream.md, line by line, written to be read.
+
+Every value that any backend makes is checked bitwise against what stands here. A file has the name of the kernel that
+it defines; `fma` has none, since a GPU has it built in.
+"""
+
+from __future__ import annotations
+
+from tritonparam.stream.reference.cast import cast_bits
+from tritonparam.stream.reference.fill import block_values, box_chunks, values_at
+from tritonparam.stream.reference.rounding import round_bits
+
+__all__ = ["block_values", "box_chunks", "cast_bits", "round_bits", "values_at"]

@@ -1,0 +1,43 @@
+"""MindSpore's `Tensor` over torch storage, lazy until its values are asked for.
+
+What a lazy tensor is to hold (`Initializer`, `Pattern`), how it becomes real (`Writes`, `realize`), and which box of it
+a process holds (layouts). The initializers themselves, and `initializer(...)`, which makes tensors of them, are in
+`initializer`; names, flags and groups, in `parameter`.
+"""
+
+from __future__ import annotations
+
+from tritonparam.tensor.content import Content, Initializer, Pattern, put_from_host
+from tritonparam.tensor.layout import box_of
+from tritonparam.tensor.lazy import lazy_cast, lazy_like
+from tritonparam.tensor.mesh import mesh_box
+from tritonparam.tensor.operators import Device, TorchTensor
+from tritonparam.tensor.storage import as_shape, copy_of_data, declare, empty, fit
+from tritonparam.tensor.swap import become
+from tritonparam.tensor.tensor import REALIZING, Tensor, realize
+from tritonparam.tensor.writes import Writes, cast_content, shares_memory
+
+__all__ = [
+    "REALIZING",
+    "Content",
+    "Device",
+    "Initializer",
+    "Pattern",
+    "Tensor",
+    "TorchTensor",
+    "Writes",
+    "as_shape",
+    "become",
+    "box_of",
+    "cast_content",
+    "copy_of_data",
+    "declare",
+    "empty",
+    "fit",
+    "lazy_cast",
+    "lazy_like",
+    "mesh_box",
+    "put_from_host",
+    "realize",
+    "shares_memory",
+]
