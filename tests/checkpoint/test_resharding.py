@@ -303,7 +303,7 @@ def test_two_processes_save_and_load_together(tmp_path):
     work = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", WORKER, str(rank), "2", str(port), str(tmp_path)],
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
             stderr=subprocess.PIPE,
             text=True,
         )

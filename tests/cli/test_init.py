@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from tritonparam import cli
 from tritonparam.module.materialization import materialize
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = EXAMPLES / "tiny-llama.json"
 TINY_GPT2 = {
     "architectures": ["GPT2LMHeadModel"],

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_cast import samples
+from tests.stream.reference.test_cast import samples
 from tritonparam import Box, Constant, Copy, Fill, Plan
 from tritonparam.stream.reference.cast import CAST_DTYPES, FLOATS, INTEGERS, cast_bits
 

@@ -29,7 +29,7 @@ from tritonparam.cli.record import Entry
 from tritonparam.module.materialization import BoxLaw
 from tritonparam.plan.views import pieces
 
-TINY = Path(__file__).parents[1] / "examples" / "tiny-llama.json"
+TINY = Path(__file__).parents[2] / "examples" / "tiny-llama.json"
 LAWS: tuple[RandomLaw, ...] = (
     stream.Normal(0.0, 0.02),
     stream.Normal(3.0, 0.5),

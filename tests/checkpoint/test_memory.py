@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 MB = 1 << 20
 SLACK = 24 * MB  # Python's own, and one chunk of temporaries
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 WATCH = """
 import json, sys, threading, time

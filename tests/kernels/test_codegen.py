@@ -22,7 +22,7 @@ from tritonparam.kernels import fill  # noqa: E402
 from tritonparam.kernels.cast import DTYPES  # noqa: E402
 from tritonparam.kernels.copy import LANES, MOVE_VECTOR, TILE, VECTOR, code_of, num_warps  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Row = dict[str, str]
 # Fused multiply-adds an element that docs/stream.md writes down: any more would be a contraction, any fewer a lost one.
 WRITTEN_FMA = {
