@@ -9,13 +9,16 @@ from __future__ import annotations
 from tritonparam.module.declaration import BoxLaw, Declaration, check_written, declarations, declared
 from tritonparam.module.deferred import deferred_init, recording_paused
 from tritonparam.module.materialization import Materialization, materialize, shown_by
+from tritonparam.module.source import Elements, Source
 from tritonparam.module.tape import History
 
 __all__ = [
     "BoxLaw",
     "Declaration",
+    "Elements",
     "History",
     "Materialization",
+    "Source",
     "check_written",
     "declarations",
     "declared",

@@ -9,10 +9,11 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from tritonparam.module.deferred import recording_paused
-from tritonparam.module.identities import Identities
-from tritonparam.module.replay import Origin, Replay
-from tritonparam.module.tape import Draw, History, Identity, Node, Piece, Version, is_written, recognize, slice_of
-from tritonparam.plan import Fill, View
+from tritonparam.module.draw_sources import DrawSources
+from tritonparam.module.replay import Replay
+from tritonparam.module.source import Source
+from tritonparam.module.tape import Draw, History, Node, Piece, Version, is_written, recognize, slice_of
+from tritonparam.plan import Box, Fill, View, box_in
 from tritonparam.stream import Law
 
 
@@ -59,32 +60,41 @@ class Declaration:
     history: History | None = field(repr=False)
     view: View = field(repr=False)
     pieces: tuple[Piece, ...] = field(repr=False)
-    identities: Mapping[Draw | Node, Identity] = field(repr=False)
+    sources: Mapping[Draw | Node, Source] = field(repr=False)
     saved_names: tuple[str, ...] = field(repr=False)
 
-    def fills(self, out: torch.Tensor, seed: int) -> list[Fill]:
-        """The operations that write the values into `out`, one for each of `laws`.
+    def fills(self, out: torch.Tensor, seed: int, box: Box | None = None) -> list[Fill]:
+        """The operations that write the values into `out`, at most one for each of `laws`.
 
         Args:
-            out: A tensor of this shape, of any floating-point dtype where the laws are random.
+            out: A tensor of this shape, or of that of the box, of any floating-point dtype where the laws are random.
             seed: 0 <= seed < 2**64.
+            box: Which box of the tensor `out` is; None for all of it.
 
         Raises:
-            ValueError: There are no laws, or `out` has another shape.
+            ValueError: There are no laws, `out` has another shape, or box does not lie in the tensor, or cuts values
+                that were drawn in another shape.
         """
         if self.laws is None:
             raise ValueError(f"{self.name} has no laws: its values come from replay")
-        if tuple(out.shape) != self.shape:
-            raise ValueError(f"out must have the shape {self.shape} of {self.name}, got {tuple(out.shape)}")
+        wanted = Box.whole(self.shape) if box is None else box_in("box", box, self.shape)
+        if tuple(out.shape) != wanted.sizes:
+            raise ValueError(f"out must have the shape {wanted.sizes} of {self.name}, got {tuple(out.shape)}")
         fills = []
-        for piece in self.pieces:
-            part, drawn = piece.box.of(out), piece.drawn
-            if drawn.draw is None:
-                fills.append(Fill(part, drawn.law))
+        for piece, source in zip(self.pieces, self.piece_sources(), strict=True):
+            hit = piece.box.meet(wanted)
+            if hit is None:
+                continue
+            part, law = hit.within(wanted).of(out), piece.drawn.law
+            if source is None:
+                fills.append(Fill(part, law))
             else:
-                origin = Origin.of(drawn, drawn.draw, self.identities[drawn.draw])
-                fills.append(origin.fill(part, drawn.law, seed))
+                fills.append((source if hit == piece.box else source.cut(hit.within(piece.box))).fill(part, law, seed))
         return fills
+
+    def piece_sources(self) -> list[Source | None]:
+        """Where the values of each of `laws` come from; None for constants."""
+        return [piece.drawn.source(self.sources) for piece in self.pieces]
 
     def replay(self, seed: int, device: torch.device | str = "cpu") -> torch.Tensor:
         """The values, by doing again on the host whatever leads to them, as a new tensor of `dtype` on `device`.
@@ -98,7 +108,7 @@ class Declaration:
                 return self.tensors[0].detach().to(device, copy=True)
             if self.history.head is None:
                 return torch.empty(self.shape, dtype=self.dtype, device=device)
-            (storage,) = Replay(seed, self.identities).run([self.history.head])
+            (storage,) = Replay(seed, self.sources).run([self.history.head])
             return self.view.on(storage).to(device)
 
 
@@ -146,16 +156,16 @@ def declared(module: torch.nn.Module) -> list[Declaration]:
     with recording_paused():
         found = _walk(module)
         pieces = [_pieces(each) for each in found]
-        identities = Identities()
+        sources = DrawSources()
         for each, known in zip(found, pieces, strict=True):
-            identities.hold(each.names[0], each.view.shape, known or ())
+            sources.key_held(each.names[0], each.view.shape, known or ())
         for each, known in zip(found, pieces, strict=True):
             if known is None and each.history is not None and each.history.head is not None:
-                identities.replay(each.names[0], each.history.head)
-        return [_declaration(each, known, identities) for each, known in zip(found, pieces, strict=True)]
+                sources.key_replayed(each.names[0], each.history.head)
+        return [_declaration(each, known, sources) for each, known in zip(found, pieces, strict=True)]
 
 
-def _declaration(found: _Found, pieces: list[Piece] | None, identities: Identities) -> Declaration:
+def _declaration(found: _Found, pieces: list[Piece] | None, sources: DrawSources) -> Declaration:
     laws = None
     if pieces is not None:
         laws = tuple(BoxLaw(piece.box.offsets, piece.box.sizes, piece.drawn.law) for piece in pieces)
@@ -171,7 +181,7 @@ def _declaration(found: _Found, pieces: list[Piece] | None, identities: Identiti
         history=found.history,
         view=found.view,
         pieces=tuple(pieces or ()),
-        identities=identities.keyed,
+        sources=sources.found,
         saved_names=tuple(found.saved_names),
     )
 

@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from tritonparam.module.recognize import bind, recognized
 from tritonparam.module.replay import Replay
-from tritonparam.module.tape import Drawn, History, Identity, Node, Read, Version, is_written, slice_of
+from tritonparam.module.source import Elements, Source
+from tritonparam.module.tape import Drawn, History, Node, Read, Version, is_written, slice_of
 from tritonparam.module.trunc_normal import truncated_normals_noted
 from tritonparam.plan import View
 from tritonparam.stream import TruncatedNormal
@@ -157,9 +158,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             (storage,) = Replay(0, {}).run([history.head])
             return view.on(storage)
 
-    def _pin(self, shape: tuple[int, ...]) -> Identity:
-        dims = tuple(range(len(shape)))
-        return Identity(_PEEK_NAME, next(self._peeks), shape, (0,) * len(shape), dims, seed=0)
+    def _pin(self, shape: tuple[int, ...]) -> Source:
+        return Source(_PEEK_NAME, next(self._peeks), shape, Elements.all_of(shape), seed=0)
 
     def draw(self, tensor: torch.Tensor, law: TruncatedNormal) -> None:
         """Note that all of `tensor` was drawn from `law`."""

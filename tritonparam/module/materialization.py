@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 import torch
 
 from tritonparam.dtype import DTypeLike, float_dtype
-from tritonparam.module.declaration import BoxLaw, Declaration, declarations
+from tritonparam.module.declaration import Declaration, declarations
 from tritonparam.module.deferred import recording_paused
 from tritonparam.module.replay import Replay
 from tritonparam.module.tape import History, Version
 from tritonparam.plan import Fill, Plan, View, apart, ask_for_huge_pages, checked_device, place
 from tritonparam.stream import Generator
 from tritonparam.tensor import become
-
-__all__ = ["BoxLaw", "Declaration", "declarations", "materialize"]
 
 
 def materialize(
@@ -198,8 +196,8 @@ def _allocate(storages: list[_Storage], seed: int, loaded: Collection[Declaratio
             replayed.append((storage, head))
         else:
             storage.real = _empty(storage.nbytes, storage.device)
-    identities = storages[0].declarations[0].identities if storages else {}
-    hosts = Replay(seed, identities).run([head for _, head in replayed])
+    sources = storages[0].declarations[0].sources if storages else {}
+    hosts = Replay(seed, sources).run([head for _, head in replayed])
     for (storage, _), host in zip(replayed, hosts, strict=True):
         before, after = next(iter(storage.dtypes.items()))
         if storage.device == torch.device("cpu") and before == after:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
 
@@ -138,8 +139,7 @@ def _mapped(pieces: list[Piece], change: Callable[[Law], Law | None]) -> list[Pi
         law = change(piece.drawn.law)
         if law is None:
             return None
-        drawn = piece.drawn
-        changed.append(Piece(piece.box, Drawn(law, drawn.draw, drawn.start, drawn.dims, drawn.reshaped)))
+        changed.append(Piece(piece.box, replace(piece.drawn, law=law)))
     return changed
 
 

@@ -5,80 +5,28 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
-from tritonparam.module.tape import Draw, Drawn, Identity, Node, Read, Version, slice_of
+from tritonparam.module.source import Source
+from tritonparam.module.tape import Draw, Drawn, Node, Read, Version, slice_of
 from tritonparam.plan import Fill, Plan, View
-from tritonparam.stream import Law, derive_key
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Which elements of which keyed tensor a box repeats.
-
-    Attributes:
-        name, occurrence: Of the key.
-        shape: The shape of the keyed tensor.
-        offsets: Where in it the box starts.
-        dims: For each of its dimensions, the dimension of the box that runs along it; None where the box is one long.
-        reshape: The shape to view the box as before; None for its own.
-        seed: The seed of the key, where it does not depend on that of `materialize`.
-    """
-
-    name: str
-    occurrence: int
-    shape: tuple[int, ...]
-    offsets: tuple[int, ...]
-    dims: tuple[int | None, ...]
-    reshape: tuple[int, ...] | None = None
-    seed: int | None = None
-
-    @classmethod
-    def of(cls, drawn: Drawn, draw: Draw, identity: Identity) -> Origin:
-        """The origin of `drawn`, whose `draw` has the given identity."""
-        holder = tuple(range(len(draw.shape))) if drawn.reshaped else drawn.dims
-        offsets, dims = list(identity.offsets), [None] * len(identity.shape)
-        along: list[int | None] = list(dims)
-        for d, target in enumerate(identity.dims):
-            if target is not None:
-                offsets[target] += drawn.start[d]
-                along[target] = holder[d]
-        return cls(
-            name=identity.name,
-            occurrence=identity.occurrence,
-            shape=identity.shape,
-            offsets=tuple(offsets),
-            dims=tuple(along),
-            reshape=draw.shape if drawn.reshaped else None,
-            seed=identity.seed,
-        )
-
-    def fill(self, out: torch.Tensor, law: Law, seed: int) -> Fill:
-        """The fill that writes these elements to `out`."""
-        if self.reshape is not None:
-            out = out.view(self.reshape)
-        sizes = [1 if d is None else out.shape[d] for d in self.dims]
-        strides = [1 if d is None else out.stride(d) for d in self.dims]
-        key = derive_key(seed if self.seed is None else self.seed, self.name, self.occurrence)
-        return Fill(out.as_strided(sizes, strides), law, key, self.shape, self.offsets)
 
 
 class Replay:
     """Makes versions real on the host, in the order in which they were recorded.
 
-    Values depend on the seed and the identities only; the global random state is as before when it is done.
+    Values depend on the seed and the sources only; the global random state is as before when it is done.
 
     Args:
         seed: 0 <= seed < 2**64.
-        identities: What every draw and every random operation on the way is keyed by.
+        sources: Where every draw and every random operation on the way comes from.
     """
 
-    def __init__(self, seed: int, identities: Mapping[Draw | Node, Identity]) -> None:
+    def __init__(self, seed: int, sources: Mapping[Draw | Node, Source]) -> None:
         self._seed = seed
-        self._identities = identities
+        self._sources = sources
         self._storages: dict[Version, torch.UntypedStorage] = {}
         self._uses: Counter[Version] = Counter()
         self._wanted: set[Version] = set()
@@ -120,11 +68,9 @@ class Replay:
         out, content = version.view.on(storage), version.content
         if isinstance(content, torch.Tensor):
             out.copy_(content)
-        elif isinstance(content, Drawn) and content.draw is not None:
-            identity = content.draw.pinned or self._identities[content.draw]
-            Plan([Origin.of(content, content.draw, identity).fill(out, content.law, self._seed)]).run()
         elif isinstance(content, Drawn):
-            Plan([Fill(out, content.law)]).run()
+            source = content.source(self._sources)
+            Plan([Fill(out, content.law) if source is None else source.fill(out, content.law, self._seed)]).run()
         self._storages[version] = storage
 
     def _compute(self, node: Node) -> None:
@@ -137,9 +83,8 @@ class Replay:
             return value.view.on(storages[value.key]) if isinstance(value, Read) else value
 
         if node.random:
-            identity = node.pinned or self._identities[node]
-            seed = self._seed if identity.seed is None else identity.seed
-            torch.default_generator.manual_seed(derive_key(seed, identity.name, identity.occurrence))
+            source = node.pinned or self._sources[node]
+            torch.default_generator.manual_seed(source.key(self._seed))
         with _default_dtype(node.default_dtype):
             got = node.func(*tree_map(real, node.args), **tree_map(real, node.kwargs))
         for key, after in node.writes.items():

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from tritonparam.module.source import ONE, Elements, Source
 from tritonparam.plan import Box, Placement, View, apart, place
 from tritonparam.stream import Constant, Law
 
@@ -24,34 +25,12 @@ _MASK_LIMIT = 2**28
 _counter = itertools.count()
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Which elements of which keyed tensor a draw is.
-
-    Attributes:
-        name, occurrence: Of the key.
-        shape: The shape of the keyed tensor.
-        offsets: Where in it the first element of the draw is.
-        dims: For each dimension of the draw, the dimension of the keyed tensor it runs along; None where it is one
-            long.
-        seed: The seed of the key, where it does not depend on that of `materialize`: a constructor looked at the
-            values.
-    """
-
-    name: str
-    occurrence: int
-    shape: tuple[int, ...] = ()
-    offsets: tuple[int, ...] = ()
-    dims: tuple[int | None, ...] = ()
-    seed: int | None = None
-
-
 @dataclass(eq=False, slots=True)
 class Draw:
     """One act of drawing random values; copies of the values share it."""
 
     shape: tuple[int, ...]
-    pinned: Identity | None = None
+    pinned: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,41 +40,26 @@ class Drawn:
     Attributes:
         law: The law.
         draw: Whose values they are; None for a constant.
-        start: Where in the draw they start.
-        dims: For each dimension of the draw, the dimension of the holder it runs along; None where it is one long.
-        reshaped: The holder has all of the draw, in row-major order, under another shape.
+        elements: Which elements of the draw they are.
+        reshaped: They are all of the draw, in row-major order, under another shape.
     """
 
     law: Law
     draw: Draw | None = None
-    start: tuple[int, ...] = ()
-    dims: tuple[int | None, ...] = ()
+    elements: Elements = ONE
     reshaped: bool = False
 
     @classmethod
     def fresh(cls, law: Law, shape: tuple[int, ...]) -> Drawn:
         """New values of `law` for a tensor of `shape`."""
-        if isinstance(law, Constant):
-            return cls(law)
-        return cls(law, Draw(shape), (0,) * len(shape), tuple(range(len(shape))))
+        return cls(law) if isinstance(law, Constant) else cls(law, Draw(shape), Elements.all_of(shape))
 
-    def inside(self, spot: Placement, box: Box) -> Drawn:
-        """What the holder's `box` holds, where these values lie at `spot` of it."""
-        dims = tuple(None if k is None else spot.dims[k] for k in self.dims)
-        start = tuple(
-            s if d is None else s + box.offsets[d] - spot.box.offsets[d] for s, d in zip(self.start, dims, strict=True)
-        )
-        return Drawn(self.law, self.draw, start, dims)
-
-    def part(self, spot: Placement, box: Box) -> Drawn:
-        """What `box` of a view holds that lies at `spot` of these values."""
-        back = {outer: inner for inner, outer in enumerate(spot.dims) if outer is not None}
-        dims = tuple(None if k is None else back.get(k) for k in self.dims)
-        start = tuple(
-            s + (0 if k is None else spot.box.offsets[k]) + (0 if d is None else box.offsets[d])
-            for s, k, d in zip(self.start, self.dims, dims, strict=True)
-        )
-        return Drawn(self.law, self.draw, start, dims)
+    def source(self, draws: Mapping[Draw | Node, Source]) -> Source | None:
+        """Where they come from, given where draws do; None for a constant."""
+        if self.draw is None:
+            return None
+        drawn = self.draw.pinned or draws[self.draw]
+        return drawn.of(self.elements, self.draw.shape if self.reshaped else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +91,7 @@ class Node:
     default_dtype: torch.dtype
     random: bool
     reads_unwritten: bool
-    pinned: Identity | None = None
+    pinned: Source | None = None
     writes: dict[int, Version] = field(default_factory=dict)
     results: list[tuple[int, Version]] = field(default_factory=list)
     index: int = field(default_factory=lambda: next(_counter))
@@ -202,51 +166,78 @@ class History:
             self.head = Version(self.head, view.narrow(piece.box), piece.drawn, nbytes)
 
 
-def recognize(version: Version | None, view: View) -> list[Piece] | None:
-    """The disjoint boxes with laws that `view` consists of; None where some of it has no law or was never written."""
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """What one write left in a view.
+
+    Attributes:
+        version: The write; None for what was never written.
+        boxes: The boxes of the view that have its values; None where they are no boxes, and nothing is known of what
+            was written before.
+        inner: Where the written elements lie in the view; None where they are no box of it.
+        outer: Where the view lies in them, if it is a box of them and they are none of it.
+    """
+
+    version: Version | None
+    boxes: tuple[Box, ...] | None
+    inner: Placement | None = None
+    outer: Placement | None = None
+
+
+def covers(head: Version | None, view: View) -> Iterator[Cover]:
+    """What the elements of `view` hold, by the writes that they come from, the last one first."""
     remaining = [Box.whole(view.shape)] if view.numel else []
-    pieces: list[Piece] = []
+    version = head
     while version is not None and remaining:
-        if not apart(version.view, view):
-            found = _uncovered(version, view, remaining)
-            if found is None:
-                return None
-            taken, remaining = found
-            pieces += taken
+        if version.view.numel and not apart(version.view, view):
+            inner = place(version.view, view)
+            outer = place(view, version.view) if inner is None else None
+            if inner is None and outer is None and not _same_elements(version.view, view):
+                yield Cover(version, None)
+                return
+            area = Box.whole(view.shape) if inner is None else inner.box
+            boxes, rest = [], []
+            for box in remaining:
+                hit = box.meet(area)
+                boxes += [] if hit is None else [hit]
+                rest += [box] if hit is None else box.minus(hit)
+            remaining = rest
+            if boxes:
+                yield Cover(version, tuple(boxes), inner, outer)
         version = version.previous
-    return None if remaining else sorted(pieces, key=lambda piece: piece.box.offsets)
+    if remaining:
+        yield Cover(None, tuple(remaining))
 
 
-def _uncovered(version: Version, view: View, remaining: list[Box]) -> tuple[list[Piece], list[Box]] | None:
-    """What `version` wrote to the `remaining` boxes of `view`, and what remains then; None where it cannot be told."""
-    content, inner = version.content, place(version.view, view)
-    outer = place(view, version.view) if inner is None else None
-    whole = Box.whole(view.shape)
-    reshaped = inner is None and outer is None
-    if reshaped and not (_same_elements(version.view, view)):
+def recognize(head: Version | None, view: View) -> list[Piece] | None:
+    """The disjoint boxes with laws that `view` consists of; None where some of it has no law or was never written."""
+    pieces: list[Piece] = []
+    for cover in covers(head, view):
+        for box in cover.boxes or (None,):
+            drawn = None if box is None else _drawn_in(cover, box, view)
+            if box is None or drawn is None:
+                return None
+            pieces.append(Piece(box, drawn))
+    return sorted(pieces, key=lambda piece: piece.box.offsets)
+
+
+def _drawn_in(cover: Cover, box: Box, view: View) -> Drawn | None:
+    """The values with a law that a box of `view` has from `cover`; None where they have none."""
+    content = None if cover.version is None else cover.version.content
+    if cover.version is None or not isinstance(content, Drawn):
         return None
-    area = inner.box if inner is not None else whole
-    pieces, rest = [], []
-    for box in remaining:
-        hit = box.meet(area)
-        if hit is None:
-            rest.append(box)
-            continue
-        if not isinstance(content, Drawn) or (content.draw is not None and content.draw.pinned is not None):
-            return None
-        rest += box.minus(hit)
-        if content.draw is None:
-            drawn = content
-        elif inner is not None and not content.reshaped:
-            drawn = content.inside(inner, hit)
-        elif outer is not None and not content.reshaped:
-            drawn = content.part(outer, hit)
-        elif hit == whole and _same_elements(version.view, view) and _all_of(content, version.view):
-            drawn = Drawn(content.law, content.draw, (0,) * len(content.draw.shape), (), reshaped=True)
-        else:
-            return None
-        pieces.append(Piece(hit, drawn))
-    return pieces, rest
+    if content.draw is None:
+        return content
+    if content.draw.pinned is not None:
+        return None
+    if not content.reshaped and cover.inner is not None:
+        return Drawn(content.law, content.draw, content.elements.inside(cover.inner, box))
+    if not content.reshaped and cover.outer is not None:
+        return Drawn(content.law, content.draw, content.elements.part(cover.outer, box))
+    written = cover.version.view
+    if box == Box.whole(view.shape) and _same_elements(written, view) and _all_of(content, written):
+        return Drawn(content.law, content.draw, Elements.all_of(content.draw.shape), reshaped=True)
+    return None
 
 
 def _same_elements(a: View, b: View) -> bool:
@@ -257,26 +248,18 @@ def _all_of(drawn: Drawn, view: View) -> bool:
     """Whether `view` holds all of its draw, in the draw's own order."""
     if drawn.draw is None or drawn.reshaped:
         return True
-    dims = [d for d in drawn.dims if d is not None]
+    dims = [d for d in drawn.elements.dims if d is not None]
     return view.numel == math.prod(drawn.draw.shape) and dims == sorted(dims)
 
 
-def is_written(version: Version | None, view: View) -> bool:
+def is_written(head: Version | None, view: View) -> bool:
     """Whether every element of `view` was written. Larger views of irregular writes get the benefit of the doubt."""
-    remaining = [Box.whole(view.shape)] if view.numel else []
-    walk = version
-    while walk is not None and remaining:
-        spot = place(walk.view, view)
-        area = spot.box if spot is not None else None
-        if area is None and (place(view, walk.view) or _same_elements(walk.view, view)):
-            return True
-        if area is None and not apart(walk.view, view):
-            return _is_written_by_mask(version, view)
-        if area is not None:
-            hits = [(box, box.meet(area)) for box in remaining]
-            remaining = [part for box, hit in hits for part in ([box] if hit is None else box.minus(hit))]
-        walk = walk.previous
-    return not remaining
+    for cover in covers(head, view):
+        if cover.version is None:
+            return False
+        if cover.boxes is None:
+            return _is_written_by_mask(head, view)
+    return True
 
 
 def _is_written_by_mask(version: Version | None, view: View) -> bool:

@@ -161,10 +161,10 @@ class Placement:
 
 
 def place(inner: View, outer: View) -> Placement | None:
-    """Where `inner` lies in `outer`, two views of one storage; None where it is no box of it."""
+    """Where `inner` lies in `outer`, two views of one storage; None where it is no box of it, or has no elements."""
     axes = outer.axes()
     rest = inner.offset - outer.offset
-    if inner.dtype != outer.dtype or axes is None or rest < 0:
+    if inner.dtype != outer.dtype or axes is None or rest < 0 or not inner.numel:
         return None
     offsets, sizes = [0] * len(outer.shape), [1] * len(outer.shape)
     for d in axes:

@@ -7,7 +7,7 @@ them a record of how they were made.
 from __future__ import annotations
 
 from tritonparam.cli.init.job import Job, declared_entries, prepare
-from tritonparam.cli.init.spec import Source
+from tritonparam.cli.init.spec import Spec
 from tritonparam.cli.init.writing import Written, check_device, write_checkpoint
 
-__all__ = ["Job", "Source", "Written", "check_device", "declared_entries", "prepare", "write_checkpoint"]
+__all__ = ["Job", "Spec", "Written", "check_device", "declared_entries", "prepare", "write_checkpoint"]

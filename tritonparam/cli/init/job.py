@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import torch
 
 from tritonparam.checkpoint import CheckpointError, UsageError, dtype_name, parse_dtype
-from tritonparam.cli.init.spec import Source, build, read_spec
+from tritonparam.cli.init.spec import Spec, build, read_spec
 from tritonparam.cli.record import Entry, Origin, Record, entry_to_json, versions
-from tritonparam.module import BoxLaw, Declaration, declarations
-from tritonparam.plan import Fill
-from tritonparam.stream import STREAM_VERSION, Constant, derive_key
+from tritonparam.module import BoxLaw, Declaration, Elements, Source, declarations
+from tritonparam.plan import Box, Fill
+from tritonparam.stream import STREAM_VERSION, derive_key, flat_index
 
 DEFAULT_SHARD_SIZE = 5_000_000_000
 
@@ -76,24 +77,28 @@ def _fill(entry: Entry, box: BoxLaw, origin: Origin | None, key: int, out: torch
 
 def _origins(declaration: Declaration, entry: Entry, seed: int) -> tuple[Origin | None, ...]:
     """Where the boxes of `entry` come from; () where it is their own place for all of them."""
-    if not entry.laws:
-        return ()
-    out = torch.empty(entry.shape, dtype=entry.dtype)  # never written: takes address space, but no memory
-    key = derive_key(seed, entry.name)
     origins: list[Origin | None] = []
-    for box, fill in zip(entry.laws, declaration.fills(out, seed), strict=True):
-        own, found = (_origin(each) for each in (_fill(entry, box, None, key, out), fill))
-        same = found == own or (isinstance(box.law, Constant) and found.sizes == own.sizes and found.start == own.start)
-        origins.append(None if same else found)
+    for law, source in zip(entry.laws or (), declaration.piece_sources(), strict=True):
+        box = Box(law.offsets, law.sizes)
+        own = _origin(Source(entry.name, 0, entry.shape, Elements.all_of(entry.shape).cut(box)), box, entry.shape, seed)
+        found = own if source is None else _origin(source, box, entry.shape, seed)
+        origins.append(None if found == own else found)
     return tuple(origins) if any(origins) else ()
 
 
-def _origin(fill: Fill) -> Origin:
-    out = fill.out
-    shape, offsets = tuple(fill.shape or ()), tuple(fill.offsets or ())
+def _origin(source: Source, box: Box, shape: tuple[int, ...], seed: int) -> Origin:
+    """The origin of the values in a box of a row-major tensor of `shape`."""
+    dims, sizes = source.elements.dims, source.reshape or box.sizes
+    strides = _row_major(source.reshape or shape)
+    lengths = tuple(1 if d is None else sizes[d] for d in dims)
     # The stride of a dimension of size 1 means nothing: equal boxes are to compare equal.
-    strides = tuple(1 if size == 1 else stride for size, stride in zip(out.shape, out.stride(), strict=True))
-    return Origin(tuple(out.shape), strides, int(out.storage_offset()), fill.key, shape, offsets)
+    steps = tuple(1 if d is None or sizes[d] == 1 else strides[d] for d in dims)
+    start = flat_index(box.offsets, shape)
+    return Origin(lengths, steps, start, source.key(seed), source.shape, source.elements.offsets)
+
+
+def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[d + 1 :]) for d in range(len(shape)))
 
 
 def prepare(
@@ -137,7 +142,7 @@ def prepare(
     return Job(entries, settings, _replays(entries, found))
 
 
-def declared_entries(source: Source) -> tuple[Entry, ...]:
+def declared_entries(source: Spec) -> tuple[Entry, ...]:
     """The tensors that a checkpoint of `source` should hold, in the dtype that it asks for.
 
     Raises:
@@ -184,6 +189,6 @@ def _repeat(record: Record, text: str, given: dict[str, Any]) -> Job:
         parse_dtype(str(record.settings["dtype"]), f"the dtype in {text}")
     found: list[Declaration] = []
     if any(entry.laws is None for entry in record.entries):
-        found = _declarations(build(Source.from_json(record.settings["spec"], text)).module, text)
+        found = _declarations(build(Spec.from_json(record.settings["spec"], text)).module, text)
     settings = {key: value for key, value in record.settings.items() if key != "versions"}
     return Job(record.entries, settings, _replays(record.entries, found), record.digests)

@@ -20,7 +20,7 @@ from tritonparam.module import deferred_init
 
 
 @dataclass(frozen=True)
-class Source:
+class Spec:
     """Where a model comes from: a Hugging Face configuration or a callable.
 
     Attributes:
@@ -38,7 +38,7 @@ class Source:
         return {"config": self.config} if self.target is None else {"callable": self.target}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], text: str) -> Source:
+    def from_json(cls, values: dict[str, Any], text: str) -> Spec:
         """The source that `to_json` described."""
         return cls(text, values.get("config"), values.get("callable"))
 
@@ -68,7 +68,7 @@ class Built:
     files: Callable[[torch.dtype | None], dict[str, str]] = field(default=lambda _: {})
 
 
-def read_spec(text: str) -> Source | Record:
+def read_spec(text: str) -> Spec | Record:
     """What SPEC names: a configuration or a folder with one, `package.module:callable`, or an earlier run's record.
 
     Raises:
@@ -82,13 +82,13 @@ def read_spec(text: str) -> Source | Record:
         path = found[0]
     if path.is_file():
         values = read_json(path)
-        return parse_record(values, path) if RECORD_KEY in values else Source(text, config=values)
+        return parse_record(values, path) if RECORD_KEY in values else Spec(text, config=values)
     if re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", text):
-        return Source(text, target=text)
+        return Spec(text, target=text)
     raise UsageError(f"SPEC not found: {text!r} is neither a file, a folder nor package.module:callable")
 
 
-def build(source: Source) -> Built:
+def build(source: Spec) -> Built:
     """The model of `source`, deferred: nothing is allocated.
 
     Raises:
