@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import erf, exp, pi, sqrt
 
 import torch
@@ -50,16 +50,21 @@ def not_the_reference(case: Case, memory: Memory) -> str | None:
             compared.append((position, start, flat[start:stop].cpu()))
     Plan(fills, backend="numpy").run()
     for (position, start, values), fill in zip(compared, fills, strict=True):
-        bits = _BITS[values.element_size()]
-        got, want = values.view(bits), fill.out.view(bits)
-        if not torch.equal(got, want):
-            at = int((got != want).nonzero()[0])
-            mask = 2 ** (8 * values.element_size()) - 1
-            return (
-                f"tensor {position}, element {start + at}: "
-                f"got bits {int(got[at]) & mask:#x}, want {int(want[at]) & mask:#x}"
-            )
+        fault = other_bits(values, fill.out, start)
+        if fault is not None:
+            return f"tensor {position}, {fault}"
     return None
+
+
+def other_bits(got: torch.Tensor, want: torch.Tensor, first: int = 0) -> str | None:
+    """Where two tensors of one shape and dtype differ first, if they do; the first element counts as `first`."""
+    size = got.element_size()
+    got, want = (each.contiguous().view(-1).view(_BITS[size]) for each in (got, want))
+    wrong = got != want
+    if not bool(wrong.any()):
+        return None
+    at, mask = int(wrong.nonzero()[0]), 2 ** (8 * size) - 1
+    return f"element {first + at}: got bits {int(got[at]) & mask:#x}, want {int(want[at]) & mask:#x}"
 
 
 def moments(law: Law) -> tuple[float, float, float, float]:
@@ -79,22 +84,28 @@ def moments(law: Law) -> tuple[float, float, float, float]:
 
 
 def not_plausible(case: Case, memory: Memory) -> str | None:
-    """The values of a peer, which owes nothing to our stream: bounds hold, mean and deviation are near.
+    """The values of a peer, which owes nothing to our stream: bounds hold, mean and deviation are near."""
+    return unlike(LAWS[case.op], memory.tensors)
 
-    Near is six standard errors and one part in 32, which leaves room for peers that round or draw coarsely in bfloat16.
+
+def unlike(law: Law, tensors: Sequence[torch.Tensor]) -> str | None:
+    """Why these are not values of a law, all together; None if they may be.
+
+    Bounds hold, mean and deviation are near: within six standard errors and one part in 32, which leaves room for peers
+    that round or draw coarsely in bfloat16.
     """
-    mean, deviation, low, high = moments(LAWS[case.op])
-    edges = torch.tensor([low, high], dtype=memory.tensors[0].dtype).double()
+    mean, deviation, low, high = moments(law)
+    edges = torch.tensor([low, high], dtype=tensors[0].dtype).double()
     low, high = edges.tolist()
     total = squares = 0.0
-    for position, tensor in enumerate(memory.tensors):
-        for piece in torch.split(tensor.view(-1), PIECE):
+    for position, tensor in enumerate(tensors):
+        for piece in torch.split(tensor.reshape(-1), PIECE):
             if not bool(((piece >= low) & (piece <= high)).all()):
                 return f"tensor {position} has values outside [{low}, {high}] or not written"
             centred = piece.double() - mean
             total += float(centred.sum())
             squares += float(centred.square().sum())
-    count = case.elements
+    count = sum(tensor.numel() for tensor in tensors)
     shift, spread = total / count, sqrt(squares / count)
     if abs(shift) > deviation * (6 / sqrt(count) + 1 / 32):
         return f"the mean is {mean + shift}, not {mean}"

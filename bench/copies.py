@@ -16,6 +16,7 @@ import torch
 
 import tritonparam
 from bench.cases import Case, Shapes, gpt2_shapes
+from bench.check import other_bits
 from bench.clock import FreshRun, Run
 from bench.memory import ALIGNMENT
 from bench.providers import Provider
@@ -203,16 +204,11 @@ def _foreach(_: CopyCase, memory: CopyMemory) -> Run:
 def _not_the_source(case: CopyCase, memory: CopyMemory) -> str | None:
     """Every value has the bits of the source's, cast by torch."""
     after = DTYPES[case.dtype][1]
-    integers = {2: torch.int16, 4: torch.int32}[after.itemsize]
     compared = list(zip(memory.made, memory.sources, strict=True)) if case.op in MADE_ANEW else memory.pairs
     for position, (out, source) in enumerate(compared):
-        got, want = (x.contiguous().view(-1).view(integers) for x in (out, source.to(after)))
-        wrong = got != want
-        if bool(wrong.any()):
-            index = int(wrong.nonzero()[0])
-            mask = 2 ** (8 * after.itemsize) - 1
-            bits = f"got bits {int(got[index]) & mask:#x}, want {int(want[index]) & mask:#x}"
-            return f"part {position}, element {index}: {bits}"
+        fault = other_bits(out, source.to(after))
+        if fault is not None:
+            return f"part {position}, {fault}"
     return None
 
 

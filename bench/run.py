@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -81,6 +82,39 @@ def _measure_job(
         outcome.notes.append(
             f"{cases[0].workload}, {cases[0].dtype}: under four times the L2 cache, which it may gain by"
         )
+    ready = checked(cases, device, providers, memory, report, outcome)
+    modes = {"eager": ready}
+    if device == "cuda":
+        modes["graph"] = {}
+        for case, run in ready.items():
+            if case.op in providers[case.provider].ungraphable:
+                continue
+            try:
+                modes["graph"][case] = captured(run)
+            except RuntimeError as error:
+                outcome.notes.append(f"{case}: no graph, {str(error).splitlines()[0]}")
+                report(outcome.notes[-1])
+    clock = cuda_clock if device == "cuda" else host_clock
+    timed = {mode: interleave(runs, clock, rounds, budget) for mode, runs in modes.items()}
+    keep(timed, environment, report, outcome)
+
+
+class Poisonable(Protocol):
+    """What the makers of one job write to."""
+
+    def poison(self) -> None:
+        """Make every value a NaN, so that one that is not written shows."""
+
+
+def checked(
+    cases: Sequence[Case],
+    device: str,
+    providers: Mapping[str, Provider],
+    memory: Poisonable,
+    report: Callable[[str], None],
+    outcome: Outcome,
+) -> dict[Case, Run]:
+    """What to time of one job's cases: those whose values are right, run once; the others are refused."""
     ready: dict[Case, Run] = {}
     for case in cases:
         provider = providers[case.provider]
@@ -95,19 +129,16 @@ def _measure_job(
         else:
             outcome.refused.append(f"{case}: {fault}")
             report(f"WRONG, not timed: {outcome.refused[-1]}")
-    modes = {"eager": ready}
-    if device == "cuda":
-        modes["graph"] = {}
-        for case, run in ready.items():
-            if case.op in providers[case.provider].ungraphable:
-                continue
-            try:
-                modes["graph"][case] = captured(run)
-            except RuntimeError as error:
-                outcome.notes.append(f"{case}: no graph, {str(error).splitlines()[0]}")
-                report(outcome.notes[-1])
-    clock = cuda_clock if device == "cuda" else host_clock
-    timed = {mode: interleave(runs, clock, rounds, budget) for mode, runs in modes.items()}
+    return ready
+
+
+def keep(
+    timed: Mapping[str, Mapping[Case, tuple[int, list[float]]]],
+    environment: Environment,
+    report: Callable[[str], None],
+    outcome: Outcome,
+) -> None:
+    """Make rows of one job: by mode and case the runs a sample and the seconds a run of each sample."""
     # The fastest, called or replayed: a copy in a graph is made by another part of the driver, and slower on an H100.
     plain = [
         float(np.median(samples))
