@@ -48,15 +48,14 @@ class Assembly(PartialFolder):
             UsageError: Other work is unfinished here, or another process is at this process's part.
         """
         text = json.dumps({_KIND: self._world_size, **identity}, sort_keys=True)
-        run = self._state / "run.json"
         with self._locked():
-            self._recover()
-            earlier = run.read_text(encoding="utf-8") if run.is_file() else None
+            self.recover()
+            earlier = self.run.read_text(encoding="utf-8") if self.run.is_file() else None
             again = self._marker("begun", self._rank).exists()
             if earlier is not None and (fresh or again or earlier != text or self._is_cut_short()):
                 self._discard(earlier)
             self.folder.mkdir(exist_ok=True)
-            write_file(run, [text.encode()])
+            write_file(self.run, [text.encode()])
             begun = self._marker("begun", self._rank)
             begun.touch()
             self._alive = lock(begun)
@@ -68,7 +67,7 @@ class Assembly(PartialFolder):
             self.release()
             if not all(self._marker("done", rank).exists() for rank in range(self._world_size)):
                 return False
-            self._put_in_place()
+            self.publish()
         return True
 
     def release(self) -> None:
@@ -78,11 +77,11 @@ class Assembly(PartialFolder):
             self._alive = None
 
     def _marker(self, what: str, rank: int) -> Path:
-        return self._state / f"{what}-{rank:05}"
+        return self.state / f"{what}-{rank:05}"
 
     def _is_cut_short(self) -> bool:
         """Whether a process that had begun is gone without being done."""
-        for begun in self._state.glob("begun-*"):
+        for begun in self.state.glob("begun-*"):
             if not begun.with_name(begun.name.replace("begun", "done")).exists():
                 try:
                     held = lock(begun)
@@ -102,11 +101,11 @@ class Assembly(PartialFolder):
             is_save = False
         if not is_save and not self.overwrite:
             raise UsageError(f"{self.root} holds an unfinished run; finish it, delete it or use {OPTION}")
-        for begun in self._state.glob("begun-*"):
+        for begun in self.state.glob("begun-*"):
             held = lock(begun)  # raises where that process is alive
             if held is not None:
                 os.close(held)
-        self._clear()
+        self.clear()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -130,9 +129,9 @@ class Assembly(PartialFolder):
                 break
             os.close(held)
         try:
-            if not self._state.is_dir() and any(self.root.iterdir()):
+            if not self.state.is_dir() and any(self.root.iterdir()):
                 raise UsageError(f"{self.root} is in the way and was not made by a save")
-            self._state.mkdir(exist_ok=True)
+            self.state.mkdir(exist_ok=True)
             yield
         finally:
             if held is not None:

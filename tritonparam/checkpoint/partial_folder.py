@@ -21,6 +21,13 @@ class PartialFolder:
         overwrite: Replace the checkpoint that `out` is now.
         option: What the user calls `overwrite`.
 
+    Attributes:
+        out, overwrite: As above, `out` resolved.
+        root: The partial folder.
+        folder: Its `weights`.
+        state: Its `state`.
+        run: The file in `state` that says whose it is.
+
     Raises:
         UsageError: `out` exists and may not be replaced.
     """
@@ -30,27 +37,36 @@ class PartialFolder:
         self.overwrite = overwrite
         self.root = self.out.with_name(self.out.name + ".partial")
         self.folder = self.root / "weights"
-        self._state = self.root / "state"
+        self.state = self.root / "state"
+        self.run = self.state / "run.json"
         self._replaced = self.root / "replaced"
         self._option = option
         check_target(self.out, overwrite, option)
 
-    def _recover(self) -> None:
-        """Give `out` back what it was, if a run was killed between the two renames of `_put_in_place`."""
+    def recover(self) -> None:
+        """Give `out` back what it was, if a run was killed between the two renames of `publish`.
+
+        Raises:
+            UsageError: `out` may not be replaced.
+        """
         if self._replaced.exists() and not self.out.exists():
             self._replaced.rename(self.out)
             check_target(self.out, self.overwrite, self._option)
 
-    def _clear(self) -> None:
-        """Forget the run that is here; its marker goes last, so that a cut leaves a run that can be forgotten again."""
+    def clear(self) -> None:
+        """Forget the run that is here; `run` goes last, so that a cut leaves a run that can be forgotten again."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        for file in sorted(self._state.iterdir(), key=lambda path: path.name == "run.json"):
+        for file in sorted(self.state.iterdir(), key=lambda path: path == self.run):
             file.unlink()
 
-    def _put_in_place(self) -> None:
+    def publish(self) -> None:
         """Give the finished folder its name, in place of an earlier one only now, and remove the rest.
 
         What had the name comes back if that fails.
+
+        Raises:
+            UsageError: `out` may not be replaced.
+            OSError: The disk refuses.
         """
         check_target(self.out, self.overwrite, self._option)
         sync_folder(self.folder)

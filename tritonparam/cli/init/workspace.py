@@ -39,9 +39,9 @@ class Workspace(PartialFolder):
         self._lock: int | None = None
 
     def __enter__(self) -> Workspace:
-        if self.root.exists() and not self._state.is_dir() and any(self.root.iterdir()):
+        if self.root.exists() and not self.state.is_dir() and any(self.root.iterdir()):
             raise UsageError(f"{self.root} is in the way and was not made by this command")
-        self._state.mkdir(parents=True, exist_ok=True)
+        self.state.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.root)
         return self
 
@@ -59,26 +59,25 @@ class Workspace(PartialFolder):
             UsageError: There is an unfinished run of another job, or a checkpoint that an unfinished run was replacing,
                 and `overwrite` is False.
         """
-        self._recover()
-        marker = self._state / "run.json"
+        self.recover()
         text = json.dumps(identity, sort_keys=True)
-        earlier = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else None
+        earlier = json.loads(self.run.read_text(encoding="utf-8")) if self.run.is_file() else None
         if earlier is not None and earlier != json.loads(text):
             if not self.overwrite:
                 keys = ", ".join(sorted(key for key in identity if earlier.get(key) != identity[key]))
                 raise UsageError(
                     f"{self.root} holds an unfinished run with other {keys}; finish it, delete it or use --overwrite"
                 )
-            self._clear()
+            self.clear()
             earlier = None
         self.folder.mkdir(exist_ok=True)
         if earlier is None:
-            write_file(marker, [text.encode()])
+            write_file(self.run, [text.encode()])
 
     def finished(self, name: str, extents: Mapping[str, Extent]) -> dict[str, str] | None:
         """The digests of the tensors in the shard `name` if an earlier run finished it and it is intact."""
         try:
-            digests: dict[str, str] = json.loads((self._state / f"{name}.json").read_text(encoding="utf-8"))
+            digests: dict[str, str] = json.loads((self.state / f"{name}.json").read_text(encoding="utf-8"))
             header = read_header(self.folder / name)
             whole = header.extents == extents and digests == {
                 tensor: hash_tensor(self.folder / name, header.begin, extent) for tensor, extent in extents.items()
@@ -89,8 +88,4 @@ class Workspace(PartialFolder):
 
     def mark_finished(self, name: str, digests: Mapping[str, str]) -> None:
         """Remember that the shard `name` is whole, with these digests of its tensors."""
-        write_file(self._state / f"{name}.json", [json.dumps(digests).encode()])
-
-    def publish(self) -> None:
-        """Give the finished folder its name, in place of an earlier one only now, and remove the rest."""
-        self._put_in_place()
+        write_file(self.state / f"{name}.json", [json.dumps(digests).encode()])
