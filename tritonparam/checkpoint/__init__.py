@@ -13,8 +13,8 @@ from tritonparam.checkpoint.files import (
     encode_header,
     hash_tensor,
     lay_out,
+    read_chunks,
     read_header,
-    read_pieces,
     write_file,
 )
 from tritonparam.checkpoint.loading import LoadReport, load
@@ -46,8 +46,8 @@ __all__ = [
     "lock",
     "parse_dtype",
     "parse_size",
+    "read_chunks",
     "read_header",
-    "read_pieces",
     "save",
     "shard_names",
     "write_file",

@@ -1,4 +1,4 @@
-"""The safetensors file, written and read in pieces: an 8-byte length, a JSON header, the bytes without gaps."""
+"""The safetensors file, written and read in chunks: an 8-byte length, a JSON header, the bytes without gaps."""
 
 from __future__ import annotations
 
@@ -157,8 +157,8 @@ def _extent(name: str, row: Mapping[str, Any]) -> Extent:
     return extent
 
 
-def read_pieces(path: Path, start: int, size: int, piece: int = CHUNK) -> Iterator[bytearray]:
-    """`size` bytes of the file at `path` from `start` on, `piece` bytes at a time.
+def read_chunks(path: Path, start: int, size: int) -> Iterator[bytearray]:
+    """`size` bytes of the file at `path` from `start` on, in chunks of at most CHUNK bytes.
 
     Raises:
         CheckpointError: The file ends before.
@@ -166,7 +166,7 @@ def read_pieces(path: Path, start: int, size: int, piece: int = CHUNK) -> Iterat
     with path.open("rb") as file:
         file.seek(start)
         while size:
-            data = bytearray(min(piece, size))
+            data = bytearray(min(CHUNK, size))
             if file.readinto(data) != len(data):
                 raise CheckpointError(f"{path} ends {size} bytes too early")
             size -= len(data)
@@ -176,7 +176,7 @@ def read_pieces(path: Path, start: int, size: int, piece: int = CHUNK) -> Iterat
 def hash_tensor(path: Path, begin: int, extent: Extent) -> str:
     """The sha256 of the bytes of one tensor of a file whose tensors begin at `begin`, as hexadecimal digits."""
     digest = hashlib.sha256()
-    for data in read_pieces(path, begin + extent.start, extent.nbytes):
+    for data in read_chunks(path, begin + extent.start, extent.nbytes):
         digest.update(data)
     return digest.hexdigest()
 
@@ -187,7 +187,7 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview], advance: Callabl
     Args:
         path: The file; its folder exists.
         parts: What to write, in order. Each is written before the next is asked for, so they may be of one buffer.
-        advance: Called with the number of bytes of each piece written.
+        advance: Called with the number of bytes of each chunk written.
 
     Raises:
         OSError: The disk refuses; it names the file.

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tritonparam.checkpoint import INDEX_NAME, RECORD_NAME, Extent, UsageError, dtype_name, read_header, read_pieces
+from tritonparam.checkpoint import INDEX_NAME, RECORD_NAME, Extent, UsageError, dtype_name, read_chunks, read_header
 from tritonparam.cli.inspect.expected import describe
 from tritonparam.cli.inspect.stats import TESTS, Group, Moments
 from tritonparam.cli.record import Entry, checkpoint_digest, parse_record, read_json
@@ -158,9 +158,9 @@ def _expectations(folder: Path) -> tuple[tuple[Entry, ...], dict[str, str], str]
     path = folder / "config.json"
     if path.is_file():
         # Only here: building the model takes transformers, reading a record does not.
-        from tritonparam.cli.init import Source, declared_entries
+        from tritonparam.cli.init import Spec, declared_entries
 
-        return declared_entries(Source(str(path), config=read_json(path))), {}, path.name
+        return declared_entries(Spec(str(path), config=read_json(path))), {}, path.name
     raise UsageError(f"{folder} has neither {RECORD_NAME} nor config.json to compare with")
 
 
@@ -187,7 +187,7 @@ def _read(
     for offsets, sizes in pieces(extent.shape, _PIECE):
         start = flat_index(offsets, extent.shape) * extent.dtype.itemsize
         data = bytearray().join(
-            read_pieces(path, begin + extent.start + start, math.prod(sizes) * extent.dtype.itemsize)
+            read_chunks(path, begin + extent.start + start, math.prod(sizes) * extent.dtype.itemsize)
         )
         digest.update(data)
         if data and not extent.dtype.is_complex:
