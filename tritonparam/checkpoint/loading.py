@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tritonparam.checkpoint.casts import goes_into
 from tritonparam.checkpoint.errors import CheckpointError
+from tritonparam.checkpoint.pending import pending_of
 from tritonparam.checkpoint.progress import ProgressBar, check_progress
 from tritonparam.checkpoint.staging import Move, move
 from tritonparam.checkpoint.stored import Checkpoint, StoredTensor
 from tritonparam.checkpoint.targets import Layouts, Renaming, Slot, Target, lay_slots, listed, rename, slots_of
-from tritonparam.dtype import DTypeLike, as_dtype, float_dtype
-from tritonparam.module import Declaration, Materialization, check_written, recording_paused, shown_by
-from tritonparam.parameter import Parameter
+from tritonparam.dtype import DTypeLike, float_dtype
+from tritonparam.module import recording_paused
 from tritonparam.plan import check_memory, check_writable, checked_device, resolve_backend
 from tritonparam.stream import Generator
-from tritonparam.tensor import REALIZING, Tensor, empty, lazy_like, realize
+from tritonparam.tensor import REALIZING
 
 
 @dataclass(frozen=True)
@@ -139,56 +138,58 @@ def load(
             checked_device(device, backend)
         stored = Checkpoint(Path(path))
         try:
-            job = _Job(slots, stored, mapping, strict)
-            work = _Deferred(target, job, device, wanted, backend)
-            lazy = _Lazy(job, device, wanted, backend)
-            job.check_dtypes(work.dtypes | lazy.dtypes)
-            for place in {slot.values.device for slot in job.found if slot.values is not None}:
-                resolve_backend(place, backend)
-            real = job.moves((slot, slot.values) for slot in job.found if slot.values is not None)
-            with ProgressBar.of("loading", job.nbytes, progress) as bar:
-                for group in (*work.write(seed), *lazy.write(), real):
-                    move(group, backend, bar.advance)
-            work.become(lazy.become)
+            match = _Match(slots, stored, mapping, strict)
+            pending = pending_of(target, match.found, match.drawn, device, wanted, backend)
+            match.check_dtypes(pending.dtypes)
+            real = [(slot, slot.values) for slot in match.found if slot.values is not None]
+            for each in {values.device for _, values in real}:
+                resolve_backend(each, backend)
+            last = match.moves(real)
+            with ProgressBar.of("loading", match.nbytes, progress) as bar:
+                first = [match.moves(outs) for outs in pending.write(seed)]
+                for moves in (*first, last):
+                    move(moves, backend, bar.advance)
+            pending.become()
         finally:
             stored.close()
-        return job.report()
+        return match.report()
 
 
-class _Job:
-    """What is to be read for which tensor.
+class _Match:
+    """Which tensor of a checkpoint goes into which of a target; names, shapes and boxes have been compared.
 
     Attributes:
-        found: The tensors to load, with their names in the checkpoint.
-        missing: The others.
-        nbytes: What is to be read.
+        found: The tensors to load, with what is stored of them.
+        drawn: Those without values that are not loaded.
     """
 
-    def __init__(self, slots: list[Slot], stored: Checkpoint, mapping: Renaming, strict: bool) -> None:
+    def __init__(self, slots: Sequence[Slot], stored: Checkpoint, mapping: Renaming, strict: bool) -> None:
         self._stored = stored
         self.found: dict[Slot, StoredTensor] = {}
-        self.missing: list[Slot] = []
+        missing: list[Slot] = []
         unexpected = dict(stored.tensors)
         for slot, names in rename((slot for slot in slots if slot.expected), mapping).items():
             there = [unexpected.pop(name) for name in names if name in unexpected]
             if there:
                 self.found[slot] = there[0]
             else:
-                self.missing.append(slot)
-        self.unexpected = tuple(unexpected)
+                missing.append(slot)
+        self._unexpected = tuple(unexpected)
         if strict:
-            self._check_names()
+            self._check_names(missing)
         self._check_shapes()
         self._check_cover()
-        self.rest = [slot for slot in slots if not slot.expected and slot.values is None]
+        others = (*missing, *(slot for slot in slots if not slot.expected))
+        self.drawn = [slot for slot in others if slot.values is None]
+        self._kept = [slot for slot in missing if slot.values is not None]
 
     @property
     def nbytes(self) -> int:
         """The bytes to read."""
         return sum(tensor.dtype.itemsize * math.prod(slot.box.sizes) for slot, tensor in self.found.items())
 
-    def _check_names(self) -> None:
-        sides = {"missing": [slot.name for slot in self.missing], "unexpected": self.unexpected}
+    def _check_names(self, missing: Iterable[Slot]) -> None:
+        sides = {"missing": [slot.name for slot in missing], "unexpected": self._unexpected}
         told = "; ".join(f"{what} in it: {listed(names)}" for what, names in sides.items() if names)
         if told:
             raise ValueError(
@@ -239,96 +240,6 @@ class _Job:
         return moves
 
     def report(self) -> LoadReport:
-        """What was done."""
-        kept = tuple(slot.name for slot in self.missing if slot.values is not None)
-        drawn = tuple(slot.name for slot in (*self.missing, *self.rest) if slot.values is None)
-        return LoadReport(tuple(slot.name for slot in self.found), drawn, kept, self.unexpected)
-
-
-class _Deferred:
-    """The deferred tensors of a module."""
-
-    def __init__(
-        self,
-        target: object,
-        job: _Job,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        backend: str | None,
-    ) -> None:
-        self._module = target if isinstance(target, torch.nn.Module) else None
-        self._job = job
-        self._slots = {slot.declaration: slot for slot in job.found if slot.declaration is not None}
-        others = [slot.declaration for slot in (*job.missing, *job.rest) if slot.declaration is not None]
-        check_written(each for each in others if not shown_by(each, self._slots))
-        some = (*self._slots, *others)
-        self._work = Materialization(some, device, dtype, backend) if some else None
-        made: Mapping[Declaration, torch.dtype] = self._work.dtypes() if self._work is not None else {}
-        self.dtypes = {slot: made[each] for each, slot in self._slots.items()}
-
-    def write(self, seed: int) -> list[list[Move]]:
-        """Allocate all, write what is not loaded, and say what is left to move, in order."""
-        if self._work is None:
-            return []
-        loaded: Collection[Declaration] = self._slots.keys()
-        self._work.write(seed, loaded)
-        return [self._job.moves((self._slots[each], out) for each, out in group) for group in self._work.outs(loaded)]
-
-    def become(self, others: Callable[[], None]) -> None:
-        """Put everything in place."""
-        others()
-        if self._work is not None and self._module is not None:
-            self._work.take_over(self._module)
-
-
-class _Lazy:
-    """The lazy Tensors and Parameters."""
-
-    def __init__(
-        self, job: _Job, device: torch.device | str | None, dtype: torch.dtype | None, backend: str | None
-    ) -> None:
-        self._job = job
-        self._backend = backend
-        self._found = [slot for slot in job.found if slot.lazy is not None]
-        self._missing = [slot for slot in job.missing if slot.lazy is not None]
-        both = (*self._found, *self._missing)
-        self.dtypes = {slot: (dtype or slot.dtype) if slot.dtype.is_floating_point else slot.dtype for slot in both}
-        self._device = torch.device("cpu")
-        if both:
-            self._device = checked_device(device, backend)
-        self._values: dict[Slot, torch.Tensor] = {}
-
-    def write(self) -> list[list[Move]]:
-        """Allocate what is loaded, draw the others, and say what is left to move."""
-        for slot in self._found:
-            self._values[slot] = empty(slot.box.sizes, as_dtype(self.dtypes[slot]), self._device)
-        drafts: dict[Slot, Tensor] = {}
-        for slot in self._missing:
-            if slot.lazy is not None:
-                drafts[slot] = lazy_like(slot.lazy, as_dtype(self.dtypes[slot]))
-        # One that is lazy and a box already is drawn as it is.
-        boxes = {draft: slot.box for slot, draft in drafts.items() if draft.shape == slot.shape}
-        realize(drafts.values(), self._device, self._backend, boxes)
-        moves = self._job.moves(self._values.items())
-        self._values |= {slot: draft.torch for slot, draft in drafts.items()}
-        return [moves]
-
-    def become(self) -> None:
-        """Make all real, or none where one cannot be."""
-        done: list[tuple[Tensor, torch.Tensor, Any]] = []
-        try:
-            for slot, values in self._values.items():
-                if slot.lazy is not None:
-                    before = (slot.lazy, torch.empty(slot.lazy.shape, dtype=slot.dtype, device="meta"), slot.lazy._law)
-                    slot.lazy._become(values)
-                    done.append(before)
-        except BaseException as error:
-            for tensor, storage, law in reversed(done):
-                tensor._become(storage)
-                tensor._law = law
-            if not isinstance(error, RuntimeError):
-                raise
-            raise RuntimeError(f"{slot.name} cannot become real in place: {error}") from error
-        for slot in self._values:
-            if isinstance(slot.lazy, Parameter) and not slot.is_whole:
-                slot.lazy._place = (slot.box, slot.shape)
+        """What became of which tensor, once all is done."""
+        loaded, drawn, kept = (tuple(slot.name for slot in slots) for slots in (self.found, self.drawn, self._kept))
+        return LoadReport(loaded, drawn, kept, self._unexpected)
