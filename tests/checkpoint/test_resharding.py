@@ -1,17 +1,9 @@
-"""Boxes saved by any number of processes, cut in any way, are loaded by any other number, cut in another way: bit for
-bit, and so by torch's distributed checkpoint, whose boxes are loaded here too.
-"""
+"""Boxes saved by any number of processes, cut in any way, are loaded bit for bit by any other, cut in another way."""
 
 import itertools
-import json
 import math
 import os
-import shutil
-import socket
-import subprocess
-import sys
 import tempfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,29 +12,17 @@ from hypothesis import strategies as st
 
 pytest.importorskip("safetensors")
 
-from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.checkpoint.bits import same
+from tests.checkpoint.halves import halves
 from tests.fake_mesh import mesh_of
 from tritonparam import Box, Generator, Parameter, load, save
-from tritonparam.checkpoint.errors import CheckpointError, UsageError
-from tritonparam.checkpoint.stored import SHARDING_KEY
 from tritonparam.initializer import initializer
 
 distributed = pytest.importorskip("torch.distributed.tensor")
-dcp = pytest.importorskip("torch.distributed.checkpoint")
-hf = pytest.importorskip("torch.distributed.checkpoint.hf_storage")
 Replicate, Shard = distributed.Replicate, distributed.Shard
-
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn]
-
-
-def bits(tensor):
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).tolist()
-
-
-def same(one, other):
-    return one.dtype == other.dtype and one.shape == other.shape and bits(one) == bits(other)
 
 
 def declare(name, shape, dtype="float32", init="normal"):
@@ -191,226 +171,6 @@ def test_module_of_dtensors(tmp_path):
     whole = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.LayerNorm(7))
     load(whole, tmp_path / "out", mapping=lambda name: f"m.{name}")
     assert all(same(whole.state_dict()[name], want) for name, want in source.state_dict().items())
-
-
-# ------------------------------------------------------------------ torch.distributed.checkpoint
-
-
-def tensors():
-    torch.manual_seed(1)
-    return {
-        "a.weight": torch.randn(7, 5),
-        "a.bias": torch.randn(7).bfloat16(),
-        "half": torch.randn(4, 3, 2).half(),
-        "steps": torch.arange(5),
-        "scalar": torch.tensor(2.5),
-    }
-
-
-def saved_by_rows(values, folder, world):
-    """Everything cut by rows over `world` processes, but for the scalar."""
-    for rank in range(world):
-        mine = {}
-        for name, each in values.items():
-            mine[name] = each
-            if each.ndim:
-                step = -(-each.shape[0] // world)
-                start = min(rank * step, each.shape[0])
-                box = Box((start, *(0,) * (each.ndim - 1)), (min(step, each.shape[0] - start), *each.shape[1:]))
-                mine[name] = Parameter(box.of(each), name)
-                mine[name]._place = (box, tuple(each.shape))
-        save(mine, folder, rank=rank, world_size=world)
-
-
-@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-def test_distributed_checkpoint_reads_what_was_saved(tmp_path):
-    """Whole and in shards, through HuggingFaceStorageReader."""
-    values = tensors()
-    save(values, tmp_path / "whole", max_shard_size=150)
-    saved_by_rows(values, tmp_path / "shards", 3)
-    for folder in ("whole", "shards"):
-        into = {name: torch.zeros_like(each) for name, each in values.items()}
-        dcp.load(into, storage_reader=hf.HuggingFaceStorageReader(str(tmp_path / folder)), no_dist=True)
-        assert all(same(into[name], each) for name, each in values.items())
-
-
-def test_torch_puts_the_shards_together(tmp_path):
-    """consolidate_safetensors_files, which takes floats of one dimension or more; its file is loaded here again."""
-    from torch.distributed.checkpoint._consolidate_hf_safetensors import consolidate_safetensors_files
-
-    values = {name: each for name, each in tensors().items() if each.is_floating_point() and each.ndim}
-    saved_by_rows(values, tmp_path / "shards", 2)
-    (tmp_path / "whole").mkdir()
-    consolidate_safetensors_files(
-        str(tmp_path / "shards"), str(tmp_path / "whole"), fqn_to_index_mapping=dict.fromkeys(values, 1)
-    )
-    into = {name: torch.zeros_like(each) for name, each in values.items()}
-    load(into, tmp_path / "whole")
-    assert all(same(into[name], each) for name, each in values.items())
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("mapping", [None, {"a.weight": 1, "a.bias": 2, "half": 1, "steps": 2, "scalar": 2}])
-@pytest.mark.parametrize("spread", [False, True])
-def test_what_distributed_checkpoint_writes_is_loaded(mapping, spread, tmp_path):
-    values = tensors()
-    writer = hf.HuggingFaceStorageWriter(str(tmp_path / "out"), fqn_to_index_mapping=mapping, save_distributed=spread)
-    dcp.save(dict(values), storage_writer=writer, no_dist=True)
-    into = {name: torch.zeros_like(each) for name, each in values.items()}
-    load(into, tmp_path / "out")
-    assert all(same(into[name], each) for name, each in values.items())
-
-
-WORKER = """
-import sys
-import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
-import tritonparam
-
-rank, world, port, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
-torch.set_num_threads(1)
-torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-mesh = init_device_mesh("cpu", (world,))
-whole = torch.arange(35.0).view(7, 5)
-state = {"w": distribute_tensor(whole, mesh, [Shard(0)]), "b": torch.arange(3.0)}
-dcp.save(state, storage_writer=HuggingFaceStorageWriter(folder + "/theirs", save_distributed=True))
-for turn in range(2):
-    report = tritonparam.save(state, folder + "/ours", overwrite=bool(turn))
-    assert report.complete and sorted(report.tensors) == (["b", "w"] if rank == 0 else ["w"]), report
-other = {"w": distribute_tensor(torch.zeros(7, 5), mesh, [Shard(1)]), "b": torch.zeros(3)}
-for who in ("theirs", "ours"):
-    tritonparam.load(other, folder + "/" + who)
-    start = [0, 3][rank]
-    assert torch.equal(other["w"].to_local(), whole[:, start : start + 3]), other["w"]
-    assert torch.equal(other["b"], state["b"])
-    other["w"].to_local().zero_()
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
-"""
-
-
-def test_two_processes_save_and_load_together(tmp_path):
-    """A gloo world of two: torch's writer and this one's; each loads what both wrote, cut the other way."""
-    (tmp_path / "ours.partial" / "state").mkdir(parents=True)  # of a save that was cut short: it does not matter
-    (tmp_path / "ours.partial" / "state" / "run.json").write_text('{"metadata": {}, "save": 2}')
-    (tmp_path / "ours.partial" / "state" / "done-00001").touch()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    work = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", WORKER, str(rank), "2", str(port), str(tmp_path)],
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    told = [each.communicate(timeout=120)[1] for each in work]
-    assert [each.returncode for each in work] == [0, 0], "\n".join(told)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "theirs"]
-    values = {"w": torch.zeros(7, 5), "b": torch.zeros(3)}
-    load(values, tmp_path / "ours")
-    assert torch.equal(values["w"], torch.arange(35.0).view(7, 5))
-
-
-# ------------------------------------------------------------------ the folder
-
-
-def halves(values):
-    """A Parameter for each of two processes."""
-    made = []
-    for rank in range(2):
-        box = Box((2 * rank, 0), (2, 3))
-        made.append(Parameter(box.of(values), "w"))
-        made[-1]._place = (box, (4, 3))
-    return made
-
-
-def test_files_are_called_and_described_as_torch_does(tmp_path):
-    values = torch.randn(4, 3)
-    for rank, half in enumerate(halves(values)):
-        target = {"w": half, "whole": torch.ones(5), "zero": torch.zeros(0, 2)}
-        save(target, tmp_path / "out", rank=rank, world_size=2, max_shard_size=24, metadata={"step": "3"})
-    names = ["shard-00001-model-00001-of-00002", "shard-00001-model-00002-of-00002", "shard-00002-model-00001-of-00001"]
-    assert sorted(os.listdir(tmp_path / "out")) == [f"{name}.safetensors" for name in names]
-    with safe_open(tmp_path / "out" / f"{names[2]}.safetensors", "pt") as opened:
-        metadata = opened.metadata()
-        assert same(opened.get_tensor("w"), values[2:])
-    rows = json.loads(metadata.pop(SHARDING_KEY))
-    assert rows == {"w": {"saved_offsets": [2, 0], "global_shape": [4, 3]}}
-    assert metadata == {"format": "pt", "DCP_VERSION": "1.0", "step": "3"}
-
-
-def test_folder_has_no_name_until_the_last_process_is_done(tmp_path):
-    first, second = halves(torch.randn(4, 3))
-    report = save([second], tmp_path / "out", rank=1, world_size=2)
-    assert (report.complete, os.listdir(tmp_path)) == (False, ["out.partial"])
-    assert str(report).endswith("; other processes have not written theirs")
-    with pytest.raises(CheckpointError, match="out does not exist"):
-        load({"w": torch.zeros(4, 3)}, tmp_path / "out")
-    assert save([first], tmp_path / "out", rank=0, world_size=2).complete
-    assert os.listdir(tmp_path) == ["out"]
-    with pytest.raises(UsageError, match="overwrite=True"):
-        save([first], tmp_path / "out", rank=0, world_size=2)
-
-
-def test_old_checkpoint_is_there_until_the_last_process_is_done(tmp_path):
-    old, new = torch.randn(4, 3), torch.randn(4, 3)
-    for values in (old, new):
-        for rank, half in enumerate(halves(values)):
-            save([half], tmp_path / "out", rank=rank, world_size=2, overwrite=True)
-            into = {"w": torch.zeros(4, 3)}
-            if values is new:
-                load(into, tmp_path / "out")
-                assert same(into["w"], old if rank == 0 else new)
-    assert os.listdir(tmp_path) == ["out"]
-
-
-def test_a_process_that_begins_again_begins_all_again(tmp_path):
-    """What is left of a save that was cut short is not mixed with the next one's."""
-    old, new = torch.randn(4, 3), torch.randn(4, 3)
-    save([halves(old)[1]], tmp_path / "out", rank=1, world_size=2)
-    for rank in (1, 0):
-        save([halves(new)[rank]], tmp_path / "out", rank=rank, world_size=2)
-    into = {"w": torch.zeros(4, 3)}
-    load(into, tmp_path / "out")
-    assert same(into["w"], new)
-    shutil.rmtree(tmp_path / "out")
-    save([halves(old)[1]], tmp_path / "out", rank=1, world_size=2)
-    (tmp_path / "out.partial" / "state" / "begun-00000").touch()  # rank 0 was cut short
-    assert not save([halves(new)[0]], tmp_path / "out", rank=0, world_size=2).complete
-    assert save([halves(new)[1]], tmp_path / "out", rank=1, world_size=2).complete
-    load(into, tmp_path / "out")
-    assert same(into["w"], new)
-    shutil.rmtree(tmp_path / "out")
-    save([halves(old)[1]], tmp_path / "out", rank=1, world_size=2, metadata={"step": "1"})
-    save([halves(new)[0]], tmp_path / "out", rank=0, world_size=2, metadata={"step": "2"})
-    assert os.listdir(tmp_path) == ["out.partial"]
-    assert save([halves(new)[1]], tmp_path / "out", rank=1, world_size=2, metadata={"step": "2"}).complete
-    load(into, tmp_path / "out")
-    assert same(into["w"], new)
-
-
-def test_what_a_process_that_died_has_left_is_discarded_by_any(tmp_path, monkeypatch):
-    old, new = torch.randn(4, 3), torch.randn(4, 3)
-    with monkeypatch.context() as patch:
-        patch.setattr("tritonparam.checkpoint.saving.write_file", cut_short)
-        with pytest.raises(KeyboardInterrupt):
-            save([halves(old)[0]], tmp_path / "out", rank=0, world_size=2)
-    assert (tmp_path / "out.partial" / "state" / "begun-00000").exists()
-    assert not save([halves(new)[1]], tmp_path / "out", rank=1, world_size=2).complete
-    assert save([halves(new)[0]], tmp_path / "out", rank=0, world_size=2).complete
-    into = {"w": torch.zeros(4, 3)}
-    load(into, tmp_path / "out")
-    assert same(into["w"], new)
-
-
-def cut_short(*_):
-    raise KeyboardInterrupt
 
 
 def test_boxes_need_to_know_how_many_save(tmp_path):
