@@ -1,13 +1,13 @@
 """clone, copy, and clones and copies of a ParameterTuple: what is taken along, what is new; nothing is shared."""
 
 import copy
-import io
 import pickle
 
 import numpy as np
 import pytest
 import torch
 
+from tests.parameter.declared import normal
 from tritonparam import (
     Box,
     Fill,
@@ -20,9 +20,7 @@ from tritonparam import (
     derive_key,
     materialize,
 )
-from tritonparam import dtype as mstype
 from tritonparam.initializer import HeNormal, Normal, Zero, initializer
-from tritonparam.tensor import writes as _writes
 
 TAKEN = {
     "name": "w",
@@ -42,10 +40,6 @@ def drawn(law, key, shape):
     out = torch.full(shape, 7.0)
     Plan([Fill(out, law, key)]).run()
     return out.numpy()
-
-
-def normal(name="w", shape=(2, 3), dtype="float32", **flags):
-    return Parameter(initializer("normal", shape, dtype), name, **flags)
 
 
 @pytest.mark.parametrize("init", ["same", "zeros"])
@@ -228,23 +222,6 @@ def test_cached_member_must_be_called_a_table():
         ParameterTuple([table]).clone("m")
 
 
-def test_two_members_of_one_name_are_refused_and_not_renamed():
-    same = [Parameter(1.0), Parameter(2.0)]
-    with pytest.raises(ValueError, match="different names, got 'Parameter' at 0 and at 1"):
-        ParameterTuple(same)
-    assert [parameter.name for parameter in same] == ["Parameter", "Parameter"]
-    same[1].name = "other"
-    assert len(ParameterTuple([*same, *same])) == 4
-
-
-def test_sums_and_slices_are_tuples_even_where_names_meet():
-    one, two = ParameterTuple([Parameter(1.0, "w")]), ParameterTuple([Parameter(2.0, "w")])
-    assert type(one + two) is type(one[:1]) is type(one * 2) is tuple
-    assert (one + two)[1] is two[0]
-    with pytest.raises(TypeError, match="item assignment"):
-        one[0] = two[0]
-
-
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda group: pickle.loads(pickle.dumps(group))])
 def test_copies_of_a_tuple_keep_flags_and_repetitions(duplicate):
     member = normal("w")
@@ -259,178 +236,6 @@ def test_copies_of_a_tuple_keep_flags_and_repetitions(duplicate):
     other[0].cache_shape.append(1)
     assert member.cache_shape == [3, 4]
     assert copy.copy(group) == group
-
-
-FLOATS = ["float64", "float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"]
-MIXED = [*FLOATS, "int64", "int8", "uint16", "bool_"]
-
-
-def bits(tensor):
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-
-
-def mixed():
-    """Real parameters of many dtypes, a scalar and one without elements among them."""
-    group = [
-        Parameter(initializer(Normal(50.0), [5, n + 1], dtype), f"p{n}").init_data() for n, dtype in enumerate(MIXED)
-    ]
-    return ParameterTuple([*group[:3], Parameter(2.5, "s"), Parameter(np.zeros((0, 3), np.float32), "e"), *group[3:]])
-
-
-def through_a_file(thing):
-    file = io.BytesIO()
-    torch.save(thing, file)
-    size = file.tell()
-    file.seek(0)
-    return torch.load(file, weights_only=False), size
-
-
-@pytest.mark.parametrize("init", ["same", "zeros", 1, Normal(3.0)])
-def test_clones_lie_in_one_buffer_but_have_storages_of_their_own(init):
-    """At multiples of 256 bytes, in order, each with its own bytes only, and no autograd views."""
-    group = mixed()
-    clones = [clone.torch for clone in group.clone("m", init) if clone.size]
-    at = [tensor.data_ptr() for tensor in clones]
-    assert all(address % 256 == 0 for address in at)
-    assert at == sorted(at)
-    assert at[-1] - at[0] <= sum(-(-tensor.nbytes // 256) * 256 for tensor in clones[:-1])
-    for tensor in clones:
-        assert tensor.untyped_storage().nbytes() == tensor.nbytes
-        assert (tensor._base, tensor.is_contiguous(), tensor.storage_offset()) == (None, True, 0)
-    if init == "same":
-        for clone, member in zip(group.clone("m"), group, strict=True):
-            assert torch.equal(bits(clone.torch), bits(member.torch))
-
-
-@pytest.mark.parametrize("init", ["same", "ones", Tensor(np.full((2, 3), 5.0, np.float32))])
-def test_clones_of_a_group_are_one_allocation_and_one_plan(init, plans, monkeypatch):
-    """What torch.empty is asked for: a buffer of bytes, and tensors without any."""
-    group = ParameterTuple([normal(f"w{n}", dtype=dtype).init_data() for n, dtype in enumerate(["float32"] * 5)])
-    made, empty = [], torch.empty
-
-    def counted(*arguments, **keywords):
-        tensor = empty(*arguments, **keywords)
-        if tensor.numel() and not tensor.is_meta:
-            made.append(tensor.dtype)
-        return tensor
-
-    monkeypatch.setattr(torch, "empty", counted)
-    del plans[:]
-    clones = group.clone("m", init)
-    assert made == [torch.uint8]
-    assert [len(plan.operations) for plan in plans] == [5]
-    del made[:], plans[:]
-    clones[0].clone(init)
-    assert made == [torch.float32]
-    assert len(plans) == 1
-
-
-@pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p)), lambda p: through_a_file(p)[0]]
-)
-def test_copy_of_one_clone_takes_its_bytes_alone(duplicate):
-    big = Parameter(np.zeros(100_000, np.float32), "big")
-    clones = ParameterTuple([normal("a").init_data(), big, normal("b", dtype="bfloat16").init_data()]).clone("m")
-    for index in (0, 2):
-        other = duplicate(clones[index])
-        assert other.torch.untyped_storage().nbytes() == clones[index].nbytes
-        assert torch.equal(bits(other.torch), bits(clones[index].torch))
-        assert max(len(pickle.dumps(clones[index])), through_a_file(clones[index].torch)[1]) < 8000
-
-
-def test_clones_go_to_safetensors_and_come_back(tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
-    group = ParameterTuple(member for member in mixed() if member.size)
-    clones = group.clone("m")
-    safetensors.save_file({clone.name: clone.torch.detach() for clone in clones}, tmp_path / "clones.safetensors")
-    back = safetensors.load_file(tmp_path / "clones.safetensors")
-    for clone, member in zip(clones, group, strict=True):
-        assert torch.equal(bits(back[clone.name]), bits(member.torch))
-    safetensors.save_model(
-        torch.nn.ParameterList(c.torch for c in clones if c.dtype.is_floating_point), tmp_path / "model.safetensors"
-    )
-
-
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        (torch.optim.SGD, {"momentum": 0.9}),
-        (torch.optim.AdamW, {"foreach": True}),
-        (torch.optim.AdamW, {"fused": True}),
-    ],
-)
-def test_clones_train_like_any_parameter(kind, options):
-    group = ParameterTuple([normal("w", (3, 2)).init_data(), normal("b", (2,)).init_data()])
-    clones = group.clone("m")
-    plain = [torch.nn.Parameter(member.torch.detach().clone()) for member in group]
-    mine = [clone.torch for clone in clones]
-    for parameters in (mine, plain):
-        optimizer = kind(parameters, lr=0.1, **options)
-        for _ in range(3):
-            optimizer.zero_grad()
-            (torch.ones(4, 3) @ parameters[0] + parameters[1]).square().sum().backward()
-            optimizer.step()
-    assert all(torch.equal(one, other) for one, other in zip(mine, plain, strict=True))
-    clones[0].set_data(np.zeros(6, np.float32), slice_shape=True)  # swapped for other storage
-    assert (mine[0].shape, clones[0].torch is mine[0]) == ((6,), True)
-    assert torch.equal(mine[1], plain[1])
-
-
-def test_clone_can_be_shared_and_its_storage_cannot_be_resized():
-    group = ParameterTuple([normal("w").init_data(), normal("v").init_data()])
-    clones = group.clone("m")
-    clones[0].torch.share_memory_()
-    assert clones[0].torch.is_shared()
-    assert not clones[1].torch.is_shared()
-    assert torch.equal(clones[0].torch, group[0].torch)
-    with pytest.raises(RuntimeError, match="not resizable"):
-        clones[1].torch.detach().resize_(100)
-
-
-def _double(queue, tensor):
-    with torch.no_grad():
-        tensor.mul_(2)
-    queue.put(None)
-
-
-def test_clone_goes_to_another_process_by_shared_memory():
-    context = torch.multiprocessing.get_context("spawn")
-    clone = ParameterTuple([normal("w").init_data(), normal("v").init_data()]).clone("m")[1].torch.detach()
-    want, queue = clone * 2, context.SimpleQueue()
-    process = context.Process(target=_double, args=(queue, clone))
-    process.start()
-    process.join(60)
-    assert (process.exitcode, torch.equal(clone, want)) == (0, True)
-
-
-@pytest.mark.parametrize("own", MIXED)
-@pytest.mark.parametrize("wanted", FLOATS)
-@pytest.mark.parametrize("lazy", [True, False])
-def test_dtype_of_a_clone_is_that_of_its_values_cast(own, wanted, lazy):
-    """Of a real one as of a lazy one: the values that the original has, rounded as torch rounds them, bit for bit."""
-    with Generator(3):
-        parameter = Parameter(initializer(Normal(30.0, 1.0), [7, 11], own), "w")
-    clone = (parameter if lazy else parameter.init_data()).clone(dtype=wanted)
-    assert (clone.has_init, clone.dtype.name, parameter.has_init) == (lazy, wanted, lazy)
-    wide = clone.clone(dtype="float64")
-    assert wide.has_init == lazy
-    values = parameter.init_data().torch.detach()
-    if wanted == "float8_e4m3fn":  # torch saturates from 2.12 on
-        values = values.double().clamp(-448, 448)
-    want = values.to(clone.dtype.torch)
-    assert torch.equal(bits(clone.init_data().torch), bits(want))
-    assert torch.equal(wide.init_data().torch, want.double())
-
-
-@pytest.mark.parametrize("value", [0.1, 3, -1e30, float("nan"), float("inf"), 2.0**53 + 2])
-@pytest.mark.parametrize("own", FLOATS)
-@pytest.mark.parametrize("wanted", FLOATS)
-def test_constant_that_was_rounded_stays_rounded(value, own, wanted):
-    parameter = Parameter(initializer(value, [3], own), "w")
-    clone = parameter.clone(dtype=wanted)
-    want = parameter.init_data().clone(dtype=wanted)
-    assert clone.has_init
-    torch.testing.assert_close(clone.init_data().torch, want.torch, rtol=0, atol=0, equal_nan=True)
 
 
 def test_deferred_init_takes_note_of_clones_as_of_all_else():
@@ -450,70 +255,6 @@ def test_deferred_init_takes_note_of_clones_as_of_all_else():
     assert (module.a.tolist(), module.b.tolist()) == ([1, 1, 1], [3, 3])
 
 
-def test_default_device_has_no_say_in_what_a_constant_is():
-    with torch.device("meta"):
-        parameter = Parameter(initializer(0.3, [2], "bfloat16"), "w")
-        clone = parameter.clone(dtype="float32")
-    assert clone.init_data(device="cpu").tolist() == parameter.init_data(device="cpu").tolist()
-
-
-def test_whole_numbers_beyond_what_float64_holds_are_rounded_once():
-    parameter = Parameter(initializer(2**54 + 2**30 + 1, [2], "int64"), "w")
-    clone = parameter.clone(dtype="float32")
-    assert torch.equal(clone.init_data().torch, parameter.init_data().torch.to(torch.float32))
-
-
-@pytest.mark.parametrize("lazy", [True, False])
-def test_boxes_of_a_rounded_clone_are_parts_of_it(lazy, monkeypatch):
-    """Drawn piece by piece, whatever the pieces."""
-    with Generator(1):
-        clone = normal("w", (30, 7), "bfloat16").clone(dtype="float32")
-    part = clone.slice(Box((4, 2), (20, 3)))
-    monkeypatch.setattr(_writes, "_AT_ONCE", 5)
-    again = clone.slice(Box((4, 2), (20, 3)))
-    if not lazy:
-        clone.init_data()
-    assert torch.equal(part.torch, again.torch)
-    assert torch.equal(part.torch, clone.init_data().torch[4:24, 2:5])
-
-
-def test_optimizer_state_in_another_dtype():
-    group = ParameterTuple([normal("w", dtype="bfloat16").init_data(), Parameter([1, 2], "n")])
-    state = group.clone("exp_avg", init="zeros", dtype=torch.float32)
-    assert [str(p) for p in state] == [
-        "Parameter (name=exp_avg.w, shape=(2, 3), dtype=Float32, requires_grad=True)",
-        "Parameter (name=exp_avg.n, shape=(2,), dtype=Float32, requires_grad=True)",
-    ]
-    assert [p.tolist() for p in state] == [[[0] * 3] * 2, [0, 0]]
-
-
-@pytest.mark.parametrize("init", ["same", "zeros", Normal()])
-@pytest.mark.parametrize(
-    ("own", "wanted"),
-    [("float32", "int32"), ("float64", "bool_"), ("int64", "int32"), ("uint8", "int8"), ("int8", "bool_")],
-)
-@pytest.mark.parametrize("lazy", [True, False])
-def test_dtype_that_loses_the_kind_is_refused(own, wanted, init, lazy):
-    parameter = Parameter(initializer("ones", [2], own), "w")
-    member = parameter if lazy else parameter.init_data()
-    with Generator(0) as generator:
-        for clone in (lambda: member.clone(init, wanted), lambda: ParameterTuple([member]).clone("m", init, wanted)):
-            with pytest.raises(
-                TypeError, match=rf"dtype must .* {member.dtype} goes into, got {mstype.as_dtype(wanted)}"
-            ):
-                clone()
-        assert not generator._occurrences
-    with pytest.raises(ValueError, match="dtype must be one of"):
-        member.clone(init, "float31")
-
-
-def test_init_tensor_must_go_into_the_dtype_of_the_clone():
-    parameter, values = normal(dtype="bfloat16").init_data(), np.full((2, 3), 1 / 3, np.float32)
-    with pytest.raises(TypeError, match="init must be of dtype BFloat16"):
-        parameter.clone(Tensor(values))
-    assert parameter.clone(Tensor(values), "float32").asnumpy().tobytes() == values.tobytes()
-
-
 def test_random_clone_of_a_slice_is_its_box_of_the_whole():
     """Fans, keys and places of the whole: the clones of all slices together are the clone of the whole."""
     whole = normal("w", (8, 6)).init_data()
@@ -528,44 +269,3 @@ def test_random_clone_of_a_slice_is_its_box_of_the_whole():
         assert torch.equal(clone.torch, box.of(want.torch))
         with Generator(9):
             assert torch.equal(part.set_data(HeNormal()).torch, box.of(want.torch))
-
-
-@pytest.mark.parametrize(
-    ("source", "error", "match"),
-    [
-        (torch.zeros(3), ValueError, r"source must have the shape of out, \(2,\), got \(3,\)"),
-        (torch.zeros(2, dtype=torch.complex64), TypeError, "source must be of a dtype that can be cast"),
-        (torch.zeros(2).to_sparse(), ValueError, "source must be a strided tensor"),
-        (torch.zeros(2, dtype=torch.complex64).conj(), ValueError, "source must not be a conjugate"),
-    ],
-)
-@pytest.mark.parametrize("fresh", [True, False])
-def test_source_of_new_memory_is_checked_like_any(source, error, match, fresh):
-    with pytest.raises(error, match=match):
-        _writes.Writes().copy(torch.empty(2), source, fresh=fresh, stage=False)
-
-
-def test_one_clone_keeps_the_memory_of_all_until_it_goes():
-    group = ParameterTuple(Parameter(np.full(2**18, n, np.float32), f"w{n}") for n in range(4))
-    clones = list(group.clone("m"))
-    clone = clones.pop(2)
-    del clones
-    junk = [torch.full((2**18,), 9.0) for _ in range(8)]
-    assert torch.equal(clone.torch, group[2].torch), len(junk)
-
-
-@pytest.mark.gpu
-def test_clones_on_a_gpu_are_one_block_that_is_given_back():
-    group = ParameterTuple(normal(f"w{n}", (300, n + 1), "bfloat16").init_data(device="cuda") for n in range(9))
-    before = torch.cuda.memory_allocated()
-    clones = group.clone("m", dtype="float32")
-    nbytes = sum(clone.nbytes for clone in clones)
-    assert nbytes <= torch.cuda.memory_allocated() - before <= nbytes + 256 * 10 + 512
-    for clone, member in zip(clones, group, strict=True):
-        assert clone.torch.data_ptr() % 256 == 0
-        assert clone.torch.untyped_storage().nbytes() == clone.nbytes
-        assert torch.equal(clone.torch, member.torch.float())
-    other = pickle.loads(pickle.dumps(clones[3]))
-    assert torch.equal(other.torch, clones[3].torch)
-    del clones, clone, other
-    assert torch.cuda.memory_allocated() == before

@@ -1,4 +1,4 @@
-"""Parameter and ParameterTuple: declared first, brought to life later, with values that were settled at declaration."""
+"""Parameter: declared first, brought to life later, with values that were settled at declaration."""
 
 import copy
 import pickle
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tritonparam
-from tritonparam import Copy, Fill, Generator, Parameter, ParameterTuple, Plan, Tensor, derive_key, set_seed
+from tritonparam import Fill, Generator, Parameter, ParameterTuple, Plan, Tensor, derive_key, set_seed
 from tritonparam.initializer import Normal, initializer
 from tritonparam.tensor.tensor import realize
 
@@ -327,68 +327,6 @@ def test_copies_keep_name_flags_and_values_to_come(duplicate, lazy):
     values = parameter.asnumpy().copy()
     parameter[0, 0] = 9
     np.testing.assert_array_equal(other.asnumpy(), values)
-
-
-def test_tuple_takes_any_iterable_of_parameters():
-    x, y = Parameter([1.0], "x"), Parameter(2.0, "y")
-    for members in ([x, y], (x, y), iter([x, y]), {x: 1, y: 2}):
-        group = ParameterTuple(members)
-        assert type(group) is ParameterTuple
-        assert isinstance(group, tuple)
-        assert (group[0] is x, group[-1] is y, len(group)) == (True, True, 2)
-    assert len(ParameterTuple([])) == 0
-    assert ParameterTuple([x, x])[0] is x
-    assert type(group[:1]) is type(group + group) is tuple
-    assert str(group) == f"({x}, {y})"
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [Parameter([1.0], "x"), Parameter(1.0, "x"), [Parameter(1.0), "s"], ("2", "1"), "[2,3]", 3, None, [Tensor(1.0)]],
-)
-def test_tuple_refuses_everything_else(bad):
-    with pytest.raises(TypeError):
-        ParameterTuple(bad)
-
-
-def test_tuple_becomes_real_in_one_plan(plans):
-    """Mixed dtypes and laws, repeated and real members: one run of fills, each member with the values it has alone.
-
-    A second cuts the random integers, which are drawn as floats.
-    """
-
-    def declare():
-        with Generator(2):
-            return [
-                normal("a", (3, 4)),
-                normal("b", (5,), "bfloat16"),
-                Parameter(initializer("he_uniform", [4, 4], "float16"), "c"),
-                Parameter(initializer("zeros", [2], "int32"), "d"),
-                Parameter(initializer(Normal(5.0), [9], "int32"), "e"),
-            ]
-
-    alone = [parameter.init_data() for parameter in declare()]
-    del plans[:]
-    members = declare()
-    group = ParameterTuple([*members, members[0], Parameter(1.0, "real")])
-    assert group.init_data(device="cpu", backend="numpy") is group
-    assert [[type(each) for each in plan.operations] for plan in plans] == [[Fill] * len(members), [Copy]]
-    for got, want in zip(members, alone, strict=True):
-        assert got.torch.dtype is want.torch.dtype
-        assert torch.equal(got.torch, want.torch)
-    group.init_data()
-    assert len(plans) == 2
-
-
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
-def test_copies_of_a_tuple_are_tuples_of_copies(duplicate):
-    group = ParameterTuple([Parameter([1.0], "x"), normal("y", requires_grad=False)])
-    other = duplicate(group)
-    assert type(other) is ParameterTuple
-    assert str(other) == str(group)
-    assert other[0] is not group[0]
-    group[0][0] = 9
-    assert other[0].asnumpy().tolist() == [1]
 
 
 def test_example_of_the_guide_prints_what_mindspore_prints():

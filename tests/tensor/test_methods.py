@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from tritonparam import Generator, Parameter, Tensor, derive_key, set_seed
+from tritonparam import Copy, Generator, Parameter, Tensor, derive_key, set_seed
 from tritonparam import dtype as mstype
 from tritonparam.initializer import Normal, initializer
 
@@ -213,3 +213,11 @@ def test_values_depend_on_the_flat_index_not_on_the_shape():
         values.append(initializer("uniform", shape).asnumpy().ravel())
     set_seed(0)
     np.testing.assert_array_equal(*values)
+
+
+def test_assigned_values_are_read_before_they_are_written(plans):
+    tensor = Tensor(np.arange(9).reshape(3, 3))
+    want = tensor.asnumpy().T.copy()
+    assert tensor.assign_value(tensor.torch.T) is tensor
+    np.testing.assert_array_equal(tensor.asnumpy(), want)
+    assert [type(operation) for plan in plans for operation in plan.operations] == [Copy, Copy]
