@@ -21,7 +21,6 @@ from tritonparam.stream.reference.rounding import RANDOM_DTYPES, round_bits
 pytest.importorskip("triton")
 
 from tritonparam.kernels import fill as kernel
-from tritonparam.plan.backends.fill_table import build_fill_table
 
 pytestmark = pytest.mark.kernels
 
@@ -300,16 +299,6 @@ def test_programs_have_the_warps_that_were_found_fastest(kinds, warps, monkeypat
     monkeypatch.setattr(kernel, "_fill_kernel", launch_recorder)
     kernel.fill(None, 1, 3, sum(1 << kernel.KINDS[kind] for kind in kinds), 1, False)
     assert launch_recorder.asked == [((3,), warps)]
-
-
-def test_table_says_what_it_holds(device: torch.device) -> None:
-    """Rows, programs, kinds and dtypes; empty tensors have no row."""
-    shapes = [(CHUNK,), (CHUNK + 1,), (0,), (1,)]
-    table = build_fill_table([Fill(torch.empty(shape, device=device), Normal(), KEY) for shape in shapes])
-    assert (table.rows, table.programs, table.strided) == (3, 4, False)
-    assert (table.kinds, table.dtypes) == (1 << kernel.KINDS["normal"], 1)
-    empty = build_fill_table([Fill(torch.empty(0, device=device), Normal(), KEY)])
-    assert (empty.rows, empty.programs) == (0, 0)
 
 
 @pytest.mark.gpu
