@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from tritonparam.checkpoint.assembly import OPTION, Assembly
+from tritonparam.checkpoint.assembly import OPTION, Assembly, Team
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
-from tritonparam.checkpoint.files import INDEX_NAME, METADATA_KEY, encode_header, lay_out, sync_folder, write_file
+from tritonparam.checkpoint.files import METADATA_KEY, sync_folder, write_file
 from tritonparam.checkpoint.outgoing import ByteStream, Outgoing
 from tritonparam.checkpoint.progress import ProgressBar, check_progress
-from tritonparam.checkpoint.shards import in_groups, index_text, shard_names
-from tritonparam.checkpoint.stored import OFFSETS_KEY, SHAPE_KEY, SHARDING_KEY
+from tritonparam.checkpoint.shards import Part, ShardFile
+from tritonparam.checkpoint.stored import SHARDING_KEY
 from tritonparam.checkpoint.targets import Renaming, Slot, Target, listed, rename, slots_of
-from tritonparam.checkpoint.units import dtype_name, format_size, parse_size
+from tritonparam.checkpoint.units import format_size, parse_size
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module import recording_paused
 from tritonparam.plan import check_memory
@@ -131,39 +128,15 @@ def save(
             slots = [slot for slot in slots_of(target) if slot.expected]
             _check_real(slots)
             outgoing = {slot: _outgoing(slot, names[0], cast) for slot, names in rename(slots, mapping).items()}
-        team = _team(slots, rank, world_size)
-        if team is None:
-            mine = list(outgoing.values())
-        elif out.suffix == ".safetensors":
+        team = Team.of(slots, rank, world_size)
+        one_file = out.suffix == ".safetensors"
+        if one_file and not team.alone:
             raise ValueError(f"path must be a folder where several processes save together, got {str(path)!r}")
-        else:
-            mine = [each for slot, each in outgoing.items() if _is_mine(slot, team[0])]
-        with ProgressBar.of("saving", sum(each.nbytes for each in mine), progress) as bar:
-            if out.suffix == ".safetensors":
-                return _save_file(mine, out, kept, overwrite, bar.advance)
-            rank_here, processes = team or (0, 1)
-            first = rank_here == 0
-            texts = _companions(target, mine if team is None else outgoing.values()) if first else {}
-            shards = _shards(mine, limit, None if team is None else rank_here)
-            if team is None and len(shards) > 1:
-                files = {each.name: name for name, group in shards.items() for each in group}
-                count = sum(math.prod(each.box.sizes) for each in mine)
-                texts[INDEX_NAME] = index_text(files, count, sum(each.nbytes for each in mine))
-            together = team is not None and rank is None and world_size is None
-            assembly = Assembly(out, overwrite, rank_here, processes)
-
-            def laid_out() -> dict[str, _File]:
-                return {name: _File.of(group, kept, team is not None) for name, group in shards.items()}
-
-            def write(files: Mapping[str, _File]) -> None:
-                for name, file in files.items():
-                    write_file(assembly.folder / name, file.parts(), bar.advance)
-                for name, text in texts.items():
-                    write_file(assembly.folder / name, [text.encode()])
-
-            complete = _assemble(assembly, {"metadata": kept}, laid_out, write, first, together)
-    names = tuple(each.name for group in shards.values() for each in group)
-    return SaveReport(out, names, tuple(shards), sum(each.nbytes for each in mine), complete)
+        part = Part({out.name: list(outgoing.values())}, {}) if one_file else Part.of(target, outgoing, team, limit)
+        with ProgressBar.of("saving", part.nbytes, progress) as bar:
+            if one_file:
+                return _save_file(part, out, kept, overwrite, bar.advance)
+            return _save_folder(part, out, team, kept, overwrite, bar.advance)
 
 
 def _size(max_shard_size: int | str) -> int:
@@ -222,136 +195,59 @@ def _drawn(draft: Tensor) -> torch.Tensor:
     return once.torch
 
 
-def _team(slots: Sequence[Slot], rank: int | None, world_size: int | None) -> tuple[int, int] | None:
-    """This process and how many there are; None where it saves alone."""
-    if (rank is None) != (world_size is None):
-        raise ValueError(f"rank and world_size go together, got {rank!r} and {world_size!r}")
-    if rank is not None and world_size is not None:
-        for argument, value in (("rank", rank), ("world_size", world_size)):
-            if type(value) is not int:
-                raise TypeError(f"{argument} must be an int, got {value!r} of type {type(value).__name__}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be in [0, world_size), got {rank} and {world_size}")
-    elif torch.distributed.is_available() and torch.distributed.is_initialized():
-        rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    boxes = [slot.name for slot in slots if not slot.is_whole]
-    if rank is not None and world_size is not None:
-        return (rank, world_size) if world_size > 1 or boxes else None
-    if boxes:
-        raise ValueError(
-            "rank and world_size must be given where tensors are boxes of larger ones and torch.distributed is not "
-            f"initialized; such are {listed(boxes)}"
-        )
-    return None
-
-
-def _is_mine(slot: Slot, rank: int) -> bool:
-    """Whether process `rank` is to write what it holds of a tensor."""
-    mine = slot.mine if slot.mine is not None else rank == 0 or not slot.is_whole
-    return mine and (bool(math.prod(slot.box.sizes)) or not math.prod(slot.shape))
-
-
-def _shards(mine: Sequence[Outgoing], limit: int, rank: int | None) -> dict[str, list[Outgoing]]:
-    """The files of this process, by name."""
-    if rank is not None and not mine:
-        return {}
-    groups = in_groups(mine, limit)
-    if rank is None:
-        return dict(zip(shard_names(len(groups)), groups, strict=True))
-    total = len(groups)
-    names = (f"shard-{rank + 1:05}-model-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1))
-    return dict(zip(names, groups, strict=True))
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file that can be written: its header, and its tensors as they follow each other."""
-
-    header: bytes
-    tensors: tuple[Outgoing, ...]
-
-    @classmethod
-    def of(cls, tensors: Iterable[Outgoing], kept: Mapping[str, str], sharded: bool) -> _File:
-        """Lay out `tensors`.
-
-        Raises:
-            CheckpointError: safetensors has no such dtype.
-        """
-        by_name = {each.name: each for each in tensors}
-        extents = lay_out({name: (each.dtype, each.box.sizes) for name, each in by_name.items()})
-        metadata = dict(kept)
-        if sharded:
-            rows = {
-                name: {OFFSETS_KEY: list(each.box.offsets), SHAPE_KEY: list(each.shape)}
-                for name, each in by_name.items()
-            }
-            metadata |= {SHARDING_KEY: json.dumps(rows), "DCP_VERSION": "1.0"}
-        return cls(encode_header(extents, metadata), tuple(by_name[name] for name in extents))
-
-    def parts(self) -> Iterator[bytes | memoryview]:
-        """Its bytes, in order."""
-        yield self.header
-        yield from ByteStream().parts(self.tensors)
-
-
 def _save_file(
-    mine: Sequence[Outgoing], out: Path, kept: Mapping[str, str], overwrite: bool, advance: Callable[[int], None]
+    part: Part, out: Path, kept: Mapping[str, str], overwrite: bool, advance: Callable[[int], None]
 ) -> SaveReport:
-    """Write everything to the file `out`, which is as before until then."""
+    """Write the one file of `part` to `out`, which is as before until then."""
     if out.is_dir():
         raise UsageError(f"{out} exists and is a folder")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists; use {OPTION} to replace it")
-    file = _File.of(mine, kept, False)
+    file = part.lay_out(kept, boxes=False)[out.name]
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f"{out.name}.{uuid.uuid4().hex}")
-    write_file(draft, file.parts(), advance)
+    write_file(draft, _parts(file), advance)
     draft.replace(out)
     sync_folder(out.parent)
-    return SaveReport(out, tuple(each.name for each in mine), (out.name,), sum(each.nbytes for each in mine), True)
+    return _report(part, out, True)
 
 
-def _assemble(
-    assembly: Assembly,
-    identity: Mapping[str, Any],
-    laid_out: Callable[[], Mapping[str, _File]],
-    write: Callable[[Mapping[str, _File]], None],
-    first: bool,
-    together: bool,
-) -> bool:
-    """Write this process's part, and publish all parts if it is the last; between barriers where there is a group."""
-    barrier: Callable[[], object] = torch.distributed.barrier if together else lambda: None
+def _save_folder(
+    part: Part, out: Path, team: Team, kept: Mapping[str, str], overwrite: bool, advance: Callable[[int], None]
+) -> SaveReport:
+    """Write `part`, and give the folder its name if all other parts are there; between barriers where there are any."""
+    assembly = Assembly(out, overwrite, team.rank, team.size)
+    identity = {"metadata": kept}
     complete = False
     try:
         try:
-            files = laid_out()
-            if first or not together:
-                assembly.begin(identity, fresh=together)
+            files = part.lay_out(kept, boxes=not team.alone)
+            if team.rank == 0 or not team.in_step:
+                assembly.begin(identity, fresh=team.in_step)
         finally:
-            barrier()
-        if not first and together:
+            team.wait()
+        if team.rank != 0 and team.in_step:
             assembly.begin(identity)
-        write(files)
+        for name, file in files.items():
+            write_file(assembly.folder / name, _parts(file), advance)
+        for name, text in part.texts.items():
+            write_file(assembly.folder / name, [text.encode()])
         complete = assembly.finish()
     finally:
         assembly.release()
-        barrier()
-        complete = not assembly.root.exists() if together else complete
-        barrier()  # only now may one of them begin the next save
-    if together and not complete:
+        team.wait()
+        complete = not assembly.root.exists() if team.in_step else complete
+        team.wait()  # only now may one of them begin the next save
+    if team.in_step and not complete:
         raise CheckpointError(f"{assembly.out} is not whole: another process could not write its part")
-    return complete
+    return _report(part, out, complete)
 
 
-def _companions(target: object, tensors: Iterable[Outgoing]) -> dict[str, str]:
-    """The configuration of a transformers model, as its own `save_pretrained` writes it."""
-    config = getattr(target, "config", None)
-    to_json = getattr(config, "to_json_string", None)
-    if not isinstance(target, torch.nn.Module) or not callable(to_json):
-        return {}
-    values = json.loads(to_json())
-    values["architectures"] = [type(target).__name__.removeprefix("FSDP")]  # which fully_shard puts before it
-    dtypes = {each.dtype for each in tensors if each.dtype.is_floating_point}
-    if len(dtypes) == 1:
-        values["dtype" if "torch_dtype" not in values else "torch_dtype"] = dtype_name(dtypes.pop())
-    return {"config.json": json.dumps(values, indent=2, sort_keys=True) + "\n"}
+def _parts(file: ShardFile) -> Iterator[bytes | memoryview]:
+    """The bytes of a file, in order."""
+    yield file.header
+    yield from ByteStream().parts(file.tensors)
+
+
+def _report(part: Part, out: Path, complete: bool) -> SaveReport:
+    return SaveReport(out, tuple(each.name for each in part.tensors), tuple(part.shards), part.nbytes, complete)
