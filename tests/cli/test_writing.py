@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
 import signal
 import subprocess
@@ -21,61 +20,18 @@ pytest.importorskip("safetensors")
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from tests.cli.jobs import NORMAL, entry, job, write
 from tritonparam import stream
-from tritonparam.checkpoint import files
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
 from tritonparam.checkpoint.files import INDEX_NAME, RECORD_NAME
-from tritonparam.checkpoint.units import parse_dtype, parse_size
 from tritonparam.cli.init.job import Job
-from tritonparam.cli.init.writing import Written, split, write_checkpoint
-from tritonparam.cli.record import Entry, entry_from_json, entry_to_json, parse_record, record_text
-from tritonparam.module.materialization import BoxLaw
-
-CPU = torch.device("cpu")
-NORMAL = stream.Normal(0.0, 0.02)
-
-
-def entry(name: str, shape: tuple[int, ...], law: stream.Law = NORMAL, dtype: torch.dtype = torch.float32) -> Entry:
-    return Entry(name, (), "parameter", dtype, shape, (BoxLaw((0,) * len(shape), shape, law),))
-
-
-def job(max_shard_size: int = 10**9, seed: int = 0, scale: int = 1) -> Job:
-    entries = (
-        entry("wide.weight", (40 * scale, 30)),
-        entry("half.weight", (33,), stream.Uniform(-1.0, 1.0), torch.float16),
-        entry("scalar", (), stream.Constant(2.5), torch.bfloat16),
-        entry("steps", (3,), stream.Constant(7), torch.int64),
-        entry("empty", (0, 4)),
-        entry("cut.weight", (50, 7), stream.TruncatedNormal(0.0, 1.0, -2.0, math.inf), torch.bfloat16),
-    )
-    settings = {"spec": {"callable": "x:y"}, "seed": seed, "dtype": None, "max_shard_size": max_shard_size, "files": {}}
-    return Job(entries, settings)
-
-
-def write(work: Job, out: Path, **options: Any) -> Written:
-    return write_checkpoint(work, out, device=CPU, **options)
+from tritonparam.cli.init.writing import split
+from tritonparam.cli.record import Entry
+from tritonparam.module import BoxLaw
 
 
 def load(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("5GB", 5 * 10**9), ("2gib", 2**31), ("0.5 KB", 500), ("12", 12), ("1TB", 10**12)]
-)
-def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "5 parsecs", "-1", "0", "1e9", "GB", "0.1"])
-def test_a_bad_size_names_itself(text: str) -> None:
-    with pytest.raises(UsageError, match="--max-shard-size must be a positive size"):
-        parse_size(text, "--max-shard-size")
-
-
-def test_a_bad_dtype_lists_the_good_ones() -> None:
-    with pytest.raises(UsageError, match=r"bf16, .*float8_e5m2, got 'int8'"):
-        parse_dtype("int8")
 
 
 def test_shards_are_filled_in_order_and_a_larger_tensor_gets_its_own() -> None:
@@ -143,40 +99,6 @@ def test_boxes_are_filled_each_with_its_own_law(tmp_path: Path) -> None:
     got, want = load(tmp_path / "cut")["e"], load(tmp_path / "whole")["e"]
     assert not got[0].any()
     assert torch.equal(got[1:], want[1:])
-
-
-def test_a_record_survives_json_exactly() -> None:
-    """Strict JSON: no bare Infinity or NaN, and every law comes back equal."""
-    laws = (
-        NORMAL,
-        stream.Uniform(-0.1, 0.1),
-        stream.TruncatedNormal(0.0, 1.0, -math.inf, 2.0),
-        stream.Constant(-math.inf),
-    )
-    for law in laws:
-        text = json.dumps(entry_to_json(entry("w", (2, 3), law)), allow_nan=False)
-        assert entry_from_json("w", json.loads(text)) == entry("w", (2, 3), law)
-    unknown = Entry("r", ("s",), "buffer", torch.float64, (), None)
-    assert entry_from_json("r", json.loads(json.dumps(entry_to_json(unknown)))) == unknown
-
-
-def test_a_record_of_another_stream_is_refused() -> None:
-    digests = {each.name: "00" for each in job().entries}
-    values = json.loads(record_text(job().settings, job().entries, digests))
-    assert parse_record(values, Path("r.json")).entries == job().entries
-    with pytest.raises(UsageError, match=r"r\.json: stream must be 1 .*got 99"):
-        parse_record(values | {"stream": 99}, Path("r.json"))
-    with pytest.raises(UsageError, match="'seed' is missing"):
-        parse_record({key: value for key, value in values.items() if key != "seed"}, Path("r.json"))
-
-
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:5], lambda data: b"\xff" * 64])
-def test_a_damaged_file_is_not_read(tmp_path: Path, damage: Any) -> None:
-    write(job(), tmp_path / "out")
-    path = tmp_path / "out" / "model.safetensors"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is not a whole safetensors file"):
-        files.read_header(path)
 
 
 class Stop(Exception):

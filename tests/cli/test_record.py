@@ -1,0 +1,40 @@
+"""A record of a checkpoint survives JSON exactly, and one of another stream is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.jobs import NORMAL, entry, job
+from tritonparam import stream
+from tritonparam.checkpoint.errors import UsageError
+from tritonparam.cli.record import Entry, entry_from_json, entry_to_json, parse_record, record_text
+
+
+def test_a_record_survives_json_exactly() -> None:
+    """Strict JSON: no bare Infinity or NaN, and every law comes back equal."""
+    laws = (
+        NORMAL,
+        stream.Uniform(-0.1, 0.1),
+        stream.TruncatedNormal(0.0, 1.0, -math.inf, 2.0),
+        stream.Constant(-math.inf),
+    )
+    for law in laws:
+        text = json.dumps(entry_to_json(entry("w", (2, 3), law)), allow_nan=False)
+        assert entry_from_json("w", json.loads(text)) == entry("w", (2, 3), law)
+    unknown = Entry("r", ("s",), "buffer", torch.float64, (), None)
+    assert entry_from_json("r", json.loads(json.dumps(entry_to_json(unknown)))) == unknown
+
+
+def test_a_record_of_another_stream_is_refused() -> None:
+    digests = {each.name: "00" for each in job().entries}
+    values = json.loads(record_text(job().settings, job().entries, digests))
+    assert parse_record(values, Path("r.json")).entries == job().entries
+    with pytest.raises(UsageError, match=r"r\.json: stream must be 1 .*got 99"):
+        parse_record(values | {"stream": 99}, Path("r.json"))
+    with pytest.raises(UsageError, match="'seed' is missing"):
+        parse_record({key: value for key, value in values.items() if key != "seed"}, Path("r.json"))
