@@ -13,6 +13,7 @@ import torch
 
 from bench import host, plot, rows, run, table
 from bench.cases import cases
+from bench.construction import construction_cases, measure_construction
 from bench.copies import copy_cases
 
 RESULTS = Path(__file__).parent / "results"
@@ -29,13 +30,19 @@ def measure(arguments: argparse.Namespace) -> int:
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"note: load average {load:.1f}: something else runs here, and the figures will show it")
-    everything = (*cases(where, arguments.quick), *copy_cases(where, arguments.quick))
-    chosen = [case for case in everything if arguments.only in str(case)]
+    values = (*cases(where, arguments.quick), *copy_cases(where, arguments.quick))
+    chosen = [case for case in values if arguments.only in str(case)]
+    constructions = construction_cases(where, arguments.quick)
+    built = [case for case in constructions if arguments.only in str(case)]
     count, limit = (3, 0.5) if arguments.quick else (arguments.rounds, arguments.budget)
     outcome = run.measure(chosen, where, environment, rounds=count, budget=limit, report=_say)
     if not arguments.only:
         tensors = 100 if arguments.quick else host.COUNT
         outcome.rows += host.measure_host(where, environment, tensors, count, limit, _say)
+    # The last, since what transformers leaves in the process slows the host down.
+    outcome.add(measure_construction(built, where, environment, rounds=count, budget=limit, report=_say))
+    if not constructions:
+        outcome.notes.append("construction is left out, since transformers is not installed")
     for note in dict.fromkeys(outcome.notes):
         print(f"note: {note}")
     out = arguments.out or (None if arguments.quick else RESULTS)

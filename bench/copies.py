@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import shutil
 import tempfile
 import weakref
@@ -18,7 +17,7 @@ import tritonparam
 from bench.cases import Case, Shapes, gpt2_shapes
 from bench.check import other_bits
 from bench.clock import FreshRun, Run
-from bench.memory import ALIGNMENT
+from bench.memory import ALIGNMENT, give_back
 from bench.providers import Provider
 from tritonparam import Copy, Parameter, ParameterTuple, Plan
 from tritonparam.initializer import initializer
@@ -34,7 +33,6 @@ PLAIN_COPY = "plain copy"
 OURS = {"cpu": "tritonparam numpy", "cuda": "tritonparam triton"}
 SIDE = {"cpu": 8192, "cuda": 32768}  # of the matrix that is cut, in float32
 SLICES = 8
-_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,8 @@ class CopyMemory:
         On CUDA torch keeps it, for all movers alike.
         """
         self.made = []
-        if self.block.is_cpu and hasattr(_LIBC, "malloc_trim"):
-            _LIBC.malloc_trim(0)
+        if self.block.is_cpu:
+            give_back()
 
 
 def _parts(op: str, source: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from itertools import accumulate
 from math import prod
 
@@ -10,6 +11,13 @@ import torch
 from bench.cases import DTYPES, Case
 
 ALIGNMENT = 256  # bytes; what torch's CUDA allocator gives
+_LIBC = ctypes.CDLL(None)
+
+
+def give_back() -> None:
+    """Give the memory that the host's allocator keeps for later back to the system."""
+    if hasattr(_LIBC, "malloc_trim"):
+        _LIBC.malloc_trim(0)
 
 
 class Memory:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.cases import PLAIN_FILL
+from bench.construction import OPS as CONSTRUCTION
 from bench.copies import OPS, PLAIN_COPY
 from bench.rows import Row
 from bench.table import significant
@@ -23,7 +24,7 @@ COLOURS = {
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Draw one device's rows into a PNG, a panel for each workload, number of threads and mode.
+    """Draw one device's rows, but those of construction, into a PNG: a panel for each workload, threads and mode.
 
     Raises:
         ValueError: There are none that move bytes.
@@ -32,7 +33,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    values = [row for row in rows if row.mode != "host"]
+    values = [row for row in rows if row.mode != "host" and row.op not in CONSTRUCTION]
     if not values:
         raise ValueError("rows must hold some that move bytes, got none")
     panels: dict[str, list[Row]] = {}

@@ -78,12 +78,11 @@ def _torch_fault(case: Case, memory: Memory) -> str | None:
     return (not_the_reference if case.op == "ones" else not_plausible)(case, memory)
 
 
-def _plain_fill(case: Case, memory: Memory) -> Run:
-    """One byte repeated over all the memory of the case in one call: the driver's memset, or torch's fill on a host.
+def plain_fill(block: torch.Tensor) -> Run:
+    """One byte repeated over a block of bytes in one call: the driver's memset, or torch's fill on a host.
 
     The byte is not zero, since memory may take zeros faster than data.
     """
-    block = memory.block
 
     def fill() -> None:
         block.fill_(PATTERN)
@@ -103,8 +102,9 @@ def _memset(block: torch.Tensor) -> Run:
     return run
 
 
-def _not_the_pattern(_: Case, memory: Memory) -> str | None:
-    wrong = memory.block != PATTERN
+def not_filled(block: torch.Tensor) -> str | None:
+    """Which byte the plain fill did not write; None if it wrote all."""
+    wrong = block != PATTERN
     return f"byte {int(wrong.nonzero()[0])} was not written" if bool(wrong.any()) else None
 
 
@@ -114,5 +114,5 @@ PROVIDERS = {
     "tritonparam triton, plan built too": Provider(_triton_from_nothing, not_the_reference, frozenset(LAWS)),
     # Since torch 2.13 a truncated normal is redrawn until it fits, which the host has to look at.
     "torch": Provider(_torch, _torch_fault, frozenset({"truncated_normal"})),
-    PLAIN_FILL: Provider(_plain_fill, _not_the_pattern),
+    PLAIN_FILL: Provider(lambda _, memory: plain_fill(memory.block), lambda _, memory: not_filled(memory.block)),
 }

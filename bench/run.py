@@ -32,6 +32,12 @@ class Outcome:
     refused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def add(self, other: Outcome) -> None:
+        """Take up what another run gave."""
+        self.rows += other.rows
+        self.refused += other.refused
+        self.notes += other.notes
+
 
 def measure(
     cases: Sequence[Case],
@@ -186,7 +192,7 @@ def row(environment: Environment, case: Case, mode: str, repeats: int, samples: 
 
 def line(row: Row) -> str:
     """A row for a person who watches."""
-    job = f"{row.op:17}{row.dtype:20} {row.workload:26} {row.threads:3} {row.provider:35}{row.mode:6}"
+    job = f"{row.op:26}{row.dtype:20} {row.workload:33} {row.threads:3} {row.provider:35}{row.mode:6}"
     figures = f"{row.median_s * 1e3:10.3f} ms x{row.rounds:<3}"
     if row.mode == "host":
         return job + figures

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.cases import PLAIN_FILL
+from bench.construction import OPS as CONSTRUCTION
 from bench.copies import OPS, OURS, PLAIN_COPY
 from bench.rows import Row, read
 
@@ -14,7 +15,8 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 def render(rows: Sequence[Row]) -> str:
-    """One device's rows as Markdown."""
+    """One device's rows as Markdown, without those of construction."""
+    rows = [row for row in rows if row.op not in CONSTRUCTION]
     values = [row for row in rows if row.mode != "host"]
     host = [row for row in rows if row.mode == "host"]
     parts = [f"**{_names(row.device for row in rows)}**"]
