@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tritonparam._version import __version__
-
-if TYPE_CHECKING:
-    from tritonparam.cli.init import Job, Written
-    from tritonparam.cli.inspect import Inspection
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -95,18 +90,21 @@ def init(
     all of it is there.
     """
     from tritonparam.checkpoint import ProgressBar, check_target, parse_dtype, parse_size
-    from tritonparam.cli.init import check_device, prepare, write_checkpoint
+    from tritonparam.cli.init import check_device, prepare, print_written, write_checkpoint, written_json
 
     check_target(out, overwrite)
     size = None if max_shard_size is None else parse_size(max_shard_size, "--max-shard-size")
     chosen = None if dtype is None else parse_dtype(dtype, "--dtype")
-    place = check_device(device, backend)
+    where = check_device(device, backend)
     job = prepare(spec, seed=seed, dtype=chosen, max_shard_size=size)
     with ProgressBar("writing", job.nbytes, quiet=as_json) as progress:
         written = write_checkpoint(
-            job, out, device=place, backend=backend, overwrite=overwrite, progress=progress.advance
+            job, out, device=where, backend=backend, overwrite=overwrite, progress=progress.advance
         )
-    _show_written(job, written, out, as_json)
+    if as_json:
+        typer.echo(written_json(job, written, out))
+    else:
+        print_written(written, out)
 
 
 @app.command(epilog=INSPECT_EXAMPLES)
@@ -124,7 +122,7 @@ def inspect(
     together raise a false alarm in at most one of 1e6 checkpoints.
     """
     from tritonparam.checkpoint import ProgressBar
-    from tritonparam.cli.inspect import inspect_checkpoint, stored_bytes, to_json
+    from tritonparam.cli.inspect import inspect_checkpoint, inspection_json, print_inspection, stored_bytes
 
     if plot is not None:
         from tritonparam.cli.inspect import check_plot, plot_inspection
@@ -133,84 +131,13 @@ def inspect(
     with ProgressBar("reading", stored_bytes(folder), quiet=as_json) as progress:
         inspection = inspect_checkpoint(folder, progress.advance)
     if as_json:
-        typer.echo(to_json(inspection, folder))
+        typer.echo(inspection_json(inspection, folder))
     else:
-        _show_inspection(inspection)
+        print_inspection(inspection)
     if plot is not None:
         plot_inspection(inspection, plot, folder.resolve().name)
     if not inspection.ok:
         raise typer.Exit(1)
-
-
-def _show_written(job: Job, written: Written, out: Path, as_json: bool) -> None:
-    from tritonparam.checkpoint import format_size
-
-    rate = written.nbytes / max(written.seconds, 1e-9) / 1e9
-    if as_json:
-        import json
-
-        row = {
-            "out": str(out),
-            "parameters": written.parameters,
-            "tensors": written.tensors,
-            "bytes": written.nbytes,
-            "seconds": round(written.seconds, 6),
-            "gb_per_s": round(rate, 6),
-            "digest": written.digest,
-            "seed": job.seed,
-            "dtype": job.settings["dtype"],
-            "files": list(written.shards),
-            "reused_files": written.reused,
-        }
-        typer.echo(json.dumps(row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        numbers = f"{written.parameters:,} parameters, {format_size(written.nbytes)}, {written.seconds:.2f} s"
-        typer.echo(f"{out}: {numbers}, {rate:.2f} GB/s, digest {written.digest}")
-        return
-    table = Table(box=None, show_header=False, pad_edge=False, title=str(out), title_justify="left")
-    table.add_column()
-    table.add_column(overflow="fold")
-    table.add_row("parameters", f"{written.parameters:,} in {written.tensors} tensors")
-    table.add_row("bytes", f"{format_size(written.nbytes)} in {len(written.shards)} files ({written.reused} reused)")
-    table.add_row("seconds", f"{written.seconds:.2f}")
-    table.add_row("GB/s", f"{rate:.2f}")
-    table.add_row("digest", written.digest)
-    console.print(table)
-
-
-def _show_inspection(inspection: Inspection) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from tritonparam.checkpoint import dtype_name
-
-    table = Table(box=None, pad_edge=False, header_style="none")
-    for title in ("tensor", "shape", "dtype", "mean", "std", "min", "max", "expected", "verdict"):
-        table.add_column(
-            Text(title, style="bold"), justify="right" if title in ("mean", "std", "min", "max") else "left"
-        )
-    for report in inspection.reports:
-        moments = report.moments
-        numbers = (moments.mean, moments.std, moments.low, moments.high)
-        cells = [report.name, str(list(report.shape)), dtype_name(report.dtype)]
-        cells += [f"{number:.4g}" if moments.count else "-" for number in numbers]
-        verdict = Text(report.verdict, style="red" if report.problems else "green")
-        table.add_row(*(Text(cell) for cell in (*cells, report.expected)), verdict)
-    # As wide as it comes: a narrow terminal wraps lines, where rich would cut columns or leave them out.
-    console = Console(width=10_000)
-    with console.capture() as text:
-        console.print(table)
-    padding = re.compile(r" +(\x1b\[0m)?$", re.MULTILINE)
-    typer.echo(padding.sub(r"\1", text.get()), nl=False, color=console.is_terminal)
-    wrong = sum(bool(report.problems) for report in inspection.reports)
-    summary = "all ok" if not wrong else f"{wrong} disagree"
-    typer.echo(f"{len(inspection.reports)} tensors against {inspection.source}: {summary}")
 
 
 def main() -> None:

@@ -6,8 +6,17 @@ them a record of how they were made.
 
 from __future__ import annotations
 
-from tritonparam.cli.init.job import Job, declared_entries, prepare
+from tritonparam.cli.init.job import declared_entries, prepare
+from tritonparam.cli.init.printing import print_written, written_json
 from tritonparam.cli.init.spec import Spec
-from tritonparam.cli.init.writing import Written, check_device, write_checkpoint
+from tritonparam.cli.init.writing import check_device, write_checkpoint
 
-__all__ = ["Job", "Spec", "Written", "check_device", "declared_entries", "prepare", "write_checkpoint"]
+__all__ = [
+    "Spec",
+    "check_device",
+    "declared_entries",
+    "prepare",
+    "print_written",
+    "write_checkpoint",
+    "written_json",
+]

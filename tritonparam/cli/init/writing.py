@@ -68,6 +68,11 @@ class Written:
     shards: tuple[str, ...]
     reused: int
 
+    @property
+    def gb_per_s(self) -> float:
+        """Gigabytes of tensors a second."""
+        return self.nbytes / max(self.seconds, 1e-9) / 1e9
+
 
 def split(entries: tuple[Entry, ...], max_size: int) -> list[Shard]:
     """Distribute `entries`, in order, over files of at most `max_size` bytes; a larger tensor gets its own."""

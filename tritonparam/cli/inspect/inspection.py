@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -237,19 +236,6 @@ def _log_repeated(report: Report) -> float:
     """The logarithm of a bound for the probability that another tensor of the same laws has the same values."""
     known = [(group.moments.count, group.expected) for group in report.groups]
     return sum(count * math.log(expected.collision) for count, expected in known if expected is not None)
-
-
-def to_json(inspection: Inspection, folder: Path) -> str:
-    """The inspection as one line of JSON."""
-    values = {
-        "path": str(folder),
-        "source": inspection.source,
-        "ok": inspection.ok,
-        "false_alarm_rate": FALSE_ALARM,
-        "digest": inspection.digest,
-        "tensors": [report.to_json() for report in inspection.reports],
-    }
-    return json.dumps(values)
 
 
 def stored_bytes(folder: Path) -> int:
