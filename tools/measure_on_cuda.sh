@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Everything that only a CUDA host can say, in at most 12 minutes; installs nothing.
+#
+#     tools/measure_on_cuda.sh FOLDER            all tests, then the bench: construction, transposes, clones, fills
+#     tools/measure_on_cuda.sh FOLDER --dry-run  only print the commands
+#
+# FOLDER gets a log of each step and the rows, which stand in bench/results too. A step that fails or takes too long
+# does not keep the others from running. The last lines say how each ended; the exit status is 1 if any failed.
+# Environment: PYTHON [python3], which must have torch, triton, NumPy and pytest (pytest-xdist runs the tests side by
+# side, transformers is what construction builds); COMMIT, to stand in the rows where git cannot say it.
+set -u
+
+usage="usage: tools/measure_on_cuda.sh FOLDER [--dry-run]"
+out=${1:?$usage}
+dry=${2:-}
+if [[ $# -gt 2 || $out == -* || ($dry != "" && $dry != --dry-run) ]]; then
+    echo "$usage" >&2
+    exit 2
+fi
+mkdir -p "$out" && out=$(realpath "$out") || exit 2
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
+export PYTHON=${PYTHON:-python3} PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+started=$(mktemp)
+trap 'rm -f "$started"' EXIT
+summary=()
+failed=0
+
+# step NAME SECONDS COMMAND...: run it for so long at most; its output goes to FOLDER/NAME.log, the end of it here too.
+step() {
+    local name=$1 limit=$2 begin=$SECONDS status
+    shift 2
+    if [[ $dry ]]; then
+        printf 'timeout %s' "$limit"
+        printf ' %q' "$@"
+        printf ' > %q\n' "$out/$name.log"
+        return
+    fi
+    echo "== $name"
+    timeout --kill-after=5 "$limit" "$@" > "$out/$name.log" 2>&1
+    status=$?
+    tail -n 10 "$out/$name.log" | cut -c -200
+    find bench/results -maxdepth 1 -name '*.csv' -newer "$started" -exec cp {} "$out" \;
+    [[ $status == 0 ]] || failed=1
+    [[ $status != 124 && $status != 137 ]] || status="$status, stopped after $limit s"
+    summary+=("$(printf '%-14s%4d s  exit status %s' "$name" $((SECONDS - begin)) "$status")")
+}
+
+# bench NAME SECONDS TEXT: time the cases with this text in their description.
+bench() {
+    step "$1" "$2" "$PYTHON" -m bench --device cuda ${COMMIT:+--commit "$COMMIT"} --only "$3"
+}
+
+workers=""
+if "$PYTHON" -c 'import xdist' 2> /dev/null; then
+    cores=$(nproc)
+    workers="-n $((cores > 3 ? cores - 2 : 1))"
+fi
+step tests 400 make test-gpu "PYTHON=$PYTHON" "ARGS=$workers"
+bench construction 130 construction
+bench transposes 50 transposes
+bench clones 50 clone
+bench fills 70 "one tensor of 1024 MiB"
+
+if [[ ! $dry ]]; then
+    echo "== summary, after $SECONDS s; logs and rows in $out"
+    printf '%s\n' "${summary[@]}"
+fi
+exit "$failed"
