@@ -157,7 +157,7 @@ class Checkpoint:
             dtype, sizes, start = extent
             offsets, ends, shape = (0,) * len(sizes), sizes, None
             if sharding is not None:
-                offsets, shape = _place(file, name, extent, sharding)
+                offsets, shape = _offsets_and_shape(file, name, extent, sharding)
                 ends = tuple(map(operator.add, offsets, sizes))
             saved = SavedBox(file, Box(offsets, sizes), header.begin + start)
             tensor = self.tensors.get(name)
@@ -226,7 +226,7 @@ def _sharding(file: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
     return sharding
 
 
-def _place(
+def _offsets_and_shape(
     file: Path, name: str, extent: Extent, sharding: Mapping[str, Any]
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """Where the box of `name` starts, and the shape of the whole where the file says it."""

@@ -149,7 +149,7 @@ def _dtensor_slot(names: tuple[str, ...], tensor: Any) -> Slot:
             f"target must hold DTensors cut as torch cuts them: that of {names[0]!r} has a local tensor of shape "
             f"{tuple(local.shape)}, not {box.sizes}"
         )
-    first = all(not place.is_replicate() or not at for place, at in zip(placements, coordinate, strict=True))
+    first = all(not each.is_replicate() or not at for each, at in zip(placements, coordinate, strict=True))
     return Slot(names, shape, box, tensor.dtype, values=local, mine=first)
 
 

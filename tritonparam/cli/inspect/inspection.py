@@ -15,7 +15,7 @@ from tritonparam.checkpoint import INDEX_NAME, RECORD_NAME, Extent, UsageError, 
 from tritonparam.cli.inspect.expected import describe
 from tritonparam.cli.inspect.stats import TESTS, Group, Moments
 from tritonparam.cli.record import Entry, checkpoint_digest, parse_record, read_json
-from tritonparam.plan import pieces
+from tritonparam.plan import Box, pieces
 from tritonparam.stream import flat_index
 
 FALSE_ALARM = 1e-6
@@ -193,25 +193,17 @@ def _read(
             piece = torch.frombuffer(data, dtype=extent.dtype).view(sizes)
             if not groups:
                 rest.add(piece.flatten())
-            for box in (entry.laws or ()) if groups else ():
-                part = _overlap(piece, offsets, box.offsets, box.sizes)
-                if part.numel():
-                    groups[repr(box.law)].add(part.flatten())
+            read = Box(offsets, sizes)
+            for each in (entry.laws or ()) if groups else ():
+                hit = read.meet(Box(each.offsets, each.sizes))
+                if hit is not None:
+                    groups[repr(each.law)].add(hit.within(read).of(piece).flatten())
         if progress is not None:
             progress(len(data))
     report.groups = list(groups.values()) or [rest]
     for group in report.groups:
         report.moments.merge(group.moments)
     report.digest = digest.hexdigest()
-
-
-def _overlap(piece: torch.Tensor, start: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
-    """The part of `piece`, which begins at `start`, inside the box (`offsets`, `sizes`)."""
-    for dimension, (first, offset, size) in enumerate(zip(start, offsets, sizes, strict=True)):
-        low = min(max(offset - first, 0), piece.shape[dimension])
-        high = min(max(offset + size - first, low), piece.shape[dimension])
-        piece = piece.narrow(dimension, low, high - low)
-    return piece
 
 
 def _judge(reports: Sequence[Report], digests: Mapping[str, str]) -> None:
