@@ -70,7 +70,7 @@ PLANTED = {
         "a room is entered by its face, tritonparam.plan",
     ),
     "past an inner face": (
-        "cli/app.py",
+        "cli/commands.py",
         "from tritonparam.cli.init.job import Job",
         "a room is entered by its face, tritonparam.cli.init",
     ),
@@ -134,9 +134,9 @@ def test_a_long_file_and_a_full_room_are_named(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "tritonparam", ignore=shutil.ignore_patterns("__pycache__"))
     for number in range(import_graph.MOST_FILES):
         (tmp_path / "tritonparam" / "stream" / f"file{number}.py").write_text("")
-    (tmp_path / "tritonparam" / "cli" / "app.py").write_text("\n" * (import_graph.MOST_LINES + 1))
+    (tmp_path / "tritonparam" / "cli" / "commands.py").write_text("\n" * (import_graph.MOST_LINES + 1))
     found = "\n".join(import_graph.broken_rules(import_graph.read(tmp_path / "tritonparam")))
-    assert "app.py:401: a file has at most 400 lines" in found
+    assert "commands.py:401: a file has at most 400 lines" in found
     assert re.search(r"stream/__init__\.py:1: a room has at most 15 files, got \d\d$", found, re.MULTILINE)
 
 

@@ -9,5 +9,5 @@ def halves(values):
     for rank in range(2):
         box = Box((2 * rank, 0), (2, 3))
         made.append(Parameter(box.of(values), "w"))
-        made[-1]._place = (box, (4, 3))
+        made[-1]._within = (box, (4, 3))
     return made

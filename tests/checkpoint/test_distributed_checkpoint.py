@@ -47,7 +47,7 @@ def saved_by_rows(values, folder, world):
                 start = min(rank * step, each.shape[0])
                 box = Box((start, *(0,) * (each.ndim - 1)), (min(step, each.shape[0] - start), *each.shape[1:]))
                 mine[name] = Parameter(box.of(each), name)
-                mine[name]._place = (box, tuple(each.shape))
+                mine[name]._within = (box, tuple(each.shape))
         save(mine, folder, rank=rank, world_size=world)
 
 

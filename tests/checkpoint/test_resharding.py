@@ -103,7 +103,7 @@ def make_box(parameter, box):
 
     whole = parameter.shape
     realize([parameter], boxes={parameter: box})
-    parameter._place = (box, whole)
+    parameter._within = (box, whole)
 
 
 @st.composite

@@ -26,8 +26,8 @@ from tritonparam.cli.inspect.inspection import inspect_checkpoint
 from tritonparam.cli.inspect.plot import families, plot_inspection
 from tritonparam.cli.inspect.stats import TESTS, Group
 from tritonparam.cli.record import Entry
-from tritonparam.module.materialization import BoxLaw
-from tritonparam.plan.views import pieces
+from tritonparam.module import BoxLaw
+from tritonparam.plan import cut_boxes
 
 TINY = Path(__file__).parents[2] / "examples" / "tiny-llama.json"
 LAWS: tuple[RandomLaw, ...] = (
@@ -208,9 +208,9 @@ def test_boxes_are_judged_by_their_own_laws(tmp_path: Path) -> None:
 def test_pieces_follow_each_other_and_cover_the_tensor(shape: tuple[int, ...], limit: int) -> None:
     whole = torch.arange(math.prod(shape)).view(shape)
     parts = []
-    for offsets, sizes in pieces(shape, limit):
+    for box in cut_boxes(shape, limit):
         part = whole
-        for dimension, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+        for dimension, (offset, size) in enumerate(zip(box.offsets, box.sizes, strict=True)):
             part = part.narrow(dimension, offset, size)
         assert part.numel() <= limit
         parts.append(part.flatten())

@@ -1,81 +1,23 @@
-"""Who saves a checkpoint, and where several put it together without talking: the last to finish gives it its name."""
+"""Where several processes put a checkpoint together without talking: the last to finish gives it its name."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from tritonparam.checkpoint.errors import UsageError
 from tritonparam.checkpoint.files import write_file
 from tritonparam.checkpoint.partial_folder import PartialFolder, lock
-from tritonparam.checkpoint.targets import Slot, listed
 
 OPTION = "overwrite=True"
 _KIND = "save"
 _PATIENCE = 30.0  # seconds; others hold the lock for some file names only
-
-
-@dataclass(frozen=True)
-class Team:
-    """The processes that save one checkpoint.
-
-    Attributes:
-        rank, size: This process, and how many there are.
-        alone: Whether it writes all there is, so that nothing in its files has to say which box of which whole it is.
-        in_step: Whether they wait for each other, at barriers of torch.distributed.
-    """
-
-    rank: int = 0
-    size: int = 1
-    alone: bool = True
-    in_step: bool = False
-
-    @classmethod
-    def of(cls, slots: Iterable[Slot], rank: int | None, world_size: int | None) -> Team:
-        """The team that saves what `slots` say, rank and world_size as for `save`."""
-        if (rank is None) != (world_size is None):
-            raise ValueError(f"rank and world_size go together, got {rank!r} and {world_size!r}")
-        in_step = False
-        if rank is not None and world_size is not None:
-            for argument, value in (("rank", rank), ("world_size", world_size)):
-                if type(value) is not int:
-                    raise TypeError(f"{argument} must be an int, got {value!r} of type {type(value).__name__}")
-            if not 0 <= rank < world_size:
-                raise ValueError(f"rank must be in [0, world_size), got {rank} and {world_size}")
-        elif torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-            in_step = True
-        boxes = [slot.name for slot in slots if not slot.is_whole]
-        if rank is not None and world_size is not None:
-            return cls(rank, world_size, False, in_step) if world_size > 1 or boxes else cls()
-        if boxes:
-            raise ValueError(
-                "rank and world_size must be given where tensors are boxes of larger ones and torch.distributed is not "
-                f"initialized; such are {listed(boxes)}"
-            )
-        return cls()
-
-    def writes(self, slot: Slot) -> bool:
-        """Whether this process is to write what it holds of a tensor."""
-        if self.alone:
-            return True
-        mine = slot.mine if slot.mine is not None else self.rank == 0 or not slot.is_whole
-        return mine and (bool(math.prod(slot.box.sizes)) or not math.prod(slot.shape))
-
-    def wait(self) -> None:
-        """Wait until all are here, if they are in step."""
-        if self.in_step:
-            torch.distributed.barrier()
 
 
 class Assembly(PartialFolder):

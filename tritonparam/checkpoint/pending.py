@@ -134,4 +134,4 @@ class _Lazy:
             raise RuntimeError(f"{slot.name} cannot become real in place: {error}") from error
         for slot, tensor in lazy.items():
             if isinstance(tensor, Parameter) and not slot.is_whole:
-                tensor._place = (slot.box, slot.shape)
+                tensor._within = (slot.box, slot.shape)

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 
-from tritonparam.checkpoint.assembly import OPTION, Assembly, Team
+from tritonparam.checkpoint.assembly import OPTION, Assembly
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
 from tritonparam.checkpoint.files import METADATA_KEY, sync_folder, write_file
-from tritonparam.checkpoint.outgoing import ByteStream, Outgoing
+from tritonparam.checkpoint.outgoing import ByteStream, Outgoing, Part, ShardFile, Team
 from tritonparam.checkpoint.progress import ProgressBar, check_progress
-from tritonparam.checkpoint.shards import Part, ShardFile
 from tritonparam.checkpoint.stored import SHARDING_KEY
 from tritonparam.checkpoint.targets import Renaming, Slot, Target, listed, rename, slots_of
 from tritonparam.checkpoint.units import format_size, parse_size

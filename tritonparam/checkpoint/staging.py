@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tritonparam.plan import Box, Copy, Plan, pieces
+from tritonparam.plan import Copy, Plan, cut_boxes
 
 STAGING = 1 << 26  # bytes of a staging buffer
 _STEP = 1 << 28  # bytes of a step of the progress bar on a host, where each takes its threads a start and a wait
@@ -107,7 +107,7 @@ def _batches(moves: Iterable[Move], limit: int) -> Iterator[list[Move]]:
 def _cut(whole: Move, limit: int) -> Iterable[Move]:
     if whole.source.nbytes <= limit:
         return (whole,)
-    boxes = (Box(*piece) for piece in pieces(whole.source.shape, limit // whole.source.element_size()))
+    boxes = cut_boxes(whole.source.shape, limit // whole.source.element_size())
     return (Move(box.of(whole.out), box.of(whole.source)) for box in boxes)
 
 

@@ -6,6 +6,6 @@ that `load` and `save` do too is for `checkpoint`.
 
 from __future__ import annotations
 
-from tritonparam.cli.app import main
+from tritonparam.cli.commands import app, main
 
-__all__ = ["main"]
+__all__ = ["app", "main"]

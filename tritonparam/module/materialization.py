@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -13,7 +13,7 @@ from tritonparam.module.declaration import Declaration, declarations
 from tritonparam.module.deferred import recording_paused
 from tritonparam.module.replay import Replay
 from tritonparam.module.tape import History, Version
-from tritonparam.plan import Fill, Plan, View, apart, ask_for_huge_pages, checked_device, place
+from tritonparam.plan import Fill, Plan, View, apart, ask_for_huge_pages, checked_device, placement
 from tritonparam.stream import Generator
 from tritonparam.tensor import become
 
@@ -130,7 +130,7 @@ class Materialization:
 def shown_by(declaration: Declaration, others: Iterable[Declaration]) -> bool:
     """Whether all elements of a deferred tensor are elements of one of `others` too."""
     return any(
-        each.history is declaration.history and place(declaration.view, each.view) is not None for each in others
+        each.history is declaration.history and placement(declaration.view, each.view) is not None for each in others
     )
 
 
@@ -163,7 +163,7 @@ class _Storage:
         """The real tensor that shows what the deferred one with this view did."""
         if self.real is None:
             raise RuntimeError("the storage was not allocated yet")
-        return View(view.shape, view.stride, view.offset, self.dtypes[view.dtype]).on(self.real)
+        return replace(view, dtype=self.dtypes[view.dtype]).on(self.real)
 
 
 def _storages(
@@ -224,7 +224,7 @@ def _write(storages: list[_Storage], seed: int, backend: str | None, loaded: Col
         covered = [each.view for each in storage.declarations if each in loaded]
         for each in _largest_first(storage):
             view = each.view
-            if each in loaded or each.laws is None or any(place(view, other) for other in (*covered, *written)):
+            if each in loaded or each.laws is None or any(placement(view, other) for other in (*covered, *written)):
                 continue
             fills = first if all(apart(view, other) for other in written) else second
             fills += each.fills(storage.show(view), seed)

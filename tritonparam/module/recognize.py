@@ -41,17 +41,6 @@ _LAWS: dict[str, Callable[[dict[str, Any]], Law]] = {
 }
 
 
-def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Every argument of an operator call by name, defaults included."""
-    bound = {}
-    for position, argument in enumerate(func._schema.arguments):
-        if position < len(args):
-            bound[argument.name] = args[position]
-        else:
-            bound[argument.name] = kwargs.get(argument.name, argument.default_value)
-    return bound
-
-
 def recognized(func: Any, bound: dict[str, Any], out: torch.Tensor) -> list[Piece] | None:
     """The boxes with laws that `out` consists of once `func` has written it; None where a law is not known.
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
+from tritonparam.module.operators import bind, with_generator
 from tritonparam.module.source import Source
-from tritonparam.module.tape import Draw, Drawn, Node, Read, Version, slice_of
+from tritonparam.module.tape import Draw, Drawn, GeneratorState, Node, Read, Version, slice_of
 from tritonparam.plan import Fill, Plan, View
 
 
 class Replay:
     """Makes versions real on the host, in the order in which they were recorded.
 
-    Values depend on the seed and the sources only; the global random state is as before when it is done.
+    Values depend on the seed and the sources only; no random state but its own is used.
 
     Args:
         seed: 0 <= seed < 2**64.
@@ -37,7 +39,7 @@ class Replay:
         self._uses.update(targets)
         for step in steps:
             self._uses.update(step.needs())
-        with _host_random_state(), torch.no_grad():
+        with torch.no_grad():
             for step in steps:
                 if isinstance(step, Node):
                     self._compute(step)
@@ -80,13 +82,16 @@ class Replay:
                 storages[read.key] = self._take(read.version, read.nbytes, to_write=read.key in node.writes)
 
         def real(value: object) -> object:
+            if isinstance(value, GeneratorState):
+                return value.generator()
             return value.view.on(storages[value.key]) if isinstance(value, Read) else value
 
+        func, args, kwargs = node.func, tree_map(real, node.args), tree_map(real, node.kwargs)
         if node.random:
             source = node.pinned or self._sources[node]
-            torch.default_generator.manual_seed(source.key(self._seed))
+            func, args, kwargs = _drawing(func, bind(func, args, kwargs), source.key(self._seed))
         with _default_dtype(node.default_dtype):
-            got = node.func(*tree_map(real, node.args), **tree_map(real, node.kwargs))
+            got = func(*args, **kwargs)
         for key, after in node.writes.items():
             if after in self._wanted:
                 self._storages[after] = storages[key]
@@ -94,6 +99,22 @@ class Replay:
         for position, after in node.results:
             if after in self._wanted:
                 self._storages[after] = _laid_out(values[position], after)
+
+
+def _drawing(func: Any, bound: dict[str, Any], key: int) -> tuple[Any, list[Any], dict[str, Any]]:
+    """A call of a random operator that draws from a generator of its own, seeded with `key`.
+
+    What the process's generator gives depends on which threads draw from it.
+    """
+    drawing = with_generator(func)
+    if drawing is None:
+        raise RuntimeError(f"{func._schema.name} takes no generator, so what it draws cannot be repeated")
+    generator = torch.Generator()
+    generator.manual_seed(key)
+    bound["generator"] = generator
+    arguments = drawing._schema.arguments
+    args = [bound[argument.name] for argument in arguments if not argument.kwarg_only]
+    return drawing, args, {argument.name: bound[argument.name] for argument in arguments if argument.kwarg_only}
 
 
 def _laid_out(value: torch.Tensor, version: Version) -> torch.UntypedStorage:
@@ -111,15 +132,6 @@ def _storage(nbytes: int) -> torch.UntypedStorage:
 
 def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
     return View((storage.nbytes(),), (1,), 0, torch.uint8).on(storage)
-
-
-@contextlib.contextmanager
-def _host_random_state() -> Iterator[None]:
-    state = torch.default_generator.get_state()
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(state)
 
 
 @contextlib.contextmanager

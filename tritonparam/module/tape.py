@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tritonparam.module.source import ONE, Elements, Source
-from tritonparam.plan import Box, Placement, View, apart, place
+from tritonparam.plan import Box, Placement, View, apart, placement
 from tritonparam.stream import Constant, Law
 
 _ATTRIBUTE = "_tritonparam_history"
@@ -78,6 +78,19 @@ class Read:
     version: Version | None
     nbytes: int
     view: View
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class GeneratorState:
+    """What a generator that a caller gave was about to draw."""
+
+    state: torch.Tensor
+
+    def generator(self) -> torch.Generator:
+        """A generator of its own that draws the same."""
+        generator = torch.Generator()
+        generator.set_state(self.state)
+        return generator
 
 
 @dataclass(eq=False, slots=True)
@@ -141,7 +154,11 @@ class History:
         """The history of a deferred tensor; None for any other object."""
         if not isinstance(tensor, torch.Tensor) or not tensor.is_meta or tensor.layout != torch.strided:
             return None
-        history: History | None = getattr(tensor.untyped_storage(), _ATTRIBUTE, None)
+        try:
+            storage = tensor.untyped_storage()
+        except (NotImplementedError, ValueError):  # inside vmap and its like, and of an uninitialized parameter
+            return None
+        history: History | None = getattr(storage, _ATTRIBUTE, None)
         return history
 
     @staticmethod
@@ -190,8 +207,8 @@ def covers(head: Version | None, view: View) -> Iterator[Cover]:
     version = head
     while version is not None and remaining:
         if version.view.numel and not apart(version.view, view):
-            inner = place(version.view, view)
-            outer = place(view, version.view) if inner is None else None
+            inner = placement(version.view, view)
+            outer = placement(view, version.view) if inner is None else None
             if inner is None and outer is None and not _same_elements(version.view, view):
                 yield Cover(version, None)
                 return
@@ -241,7 +258,10 @@ def _drawn_in(cover: Cover, box: Box, view: View) -> Drawn | None:
 
 
 def _same_elements(a: View, b: View) -> bool:
-    return (a.offset, a.numel, a.dtype) == (b.offset, b.numel, b.dtype) and a.row_major() and b.row_major()
+    def ends(view: View) -> tuple[object, ...]:
+        return view.offset, view.numel, view.dtype, view.conjugate, view.negative
+
+    return ends(a) == ends(b) and a.row_major() and b.row_major()
 
 
 def _all_of(drawn: Drawn, view: View) -> bool:

@@ -26,6 +26,7 @@ def _noting_trunc_normal(
     note = None if _noting_for is None else _noting_for(tensor)
     if note is None:
         return _torch_trunc_normal(tensor, mean, std, a, b, generator=generator)
+    mean, std, a, b = (float(number) for number in (mean, std, a, b))  # which may be tensors
     try:
         law = TruncatedNormal(mean, std, a, b)
     except ValueError as error:

@@ -29,12 +29,12 @@ class Attributes(Tensor):
     _cache_shape: list[Any]
     _was_lazy: bool
     # Which box of a whole of which shape this is; None for the whole itself.
-    _place: tuple[Box, tuple[int, ...]] | None
+    _within: tuple[Box, tuple[int, ...]] | None
 
     def _start(self, source: Tensor | TorchTensor) -> None:
         """Hold `source`, a lazy tensor or storage that nobody else has, and be new in all that is not copied."""
         self.unique = self.sliced = self.is_init = False
-        self._place = None
+        self._within = None
         self._was_lazy = isinstance(source, Tensor)
         if isinstance(source, Tensor):
             self._hold(source._torch, source._law, source._key)
@@ -123,9 +123,9 @@ class Attributes(Tensor):
         return self._placed()[1]
 
     def _placed(self) -> tuple[Box, tuple[int, ...]]:
-        if self._place is None or self._place[0].sizes != self.shape:  # its torch tensor was given other data
+        if self._within is None or self._within[0].sizes != self.shape:  # its torch tensor was given other data
             return Box.whole(self.shape), self.shape
-        return self._place
+        return self._within
 
     def set_param_ps(self, init_in_server: bool = False) -> None:
         """Say that a parameter server is to hold and update this parameter. There is no way back but the attributes.

@@ -51,4 +51,4 @@ def fill_clones(pairs: Iterable[tuple[Attributes, Attributes]], init: Any, dtype
         writes.run()
         for each, clone, out in outs:
             clone._start(out)
-            clone._place = each._place
+            clone._within = each._within

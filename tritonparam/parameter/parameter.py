@@ -157,7 +157,7 @@ class Parameter(Attributes):
             box = Box.whole(self.shape) if layout is None else box_of(layout, self.shape, rank)
             whole = self.shape
             realize([self], device, backend, {self: box})
-            self._place = None if layout is None else (box, whole)
+            self._within = None if layout is None else (box, whole)
             self.sliced = set_sliced
         return self
 
@@ -225,7 +225,7 @@ class Parameter(Attributes):
         writes.run()
         if not stays:
             self._become(out)
-            self._place = None
+            self._within = None
 
     def _set_box(self, data: Any, box: Box) -> None:
         values = incoming_box("data", data, self, box)
@@ -278,7 +278,7 @@ class Parameter(Attributes):
             writes.run(backend)
             other = self._like(self.name)
             other._start(out)
-            other.sliced, other._place = True, (box_of_box(self.box, part), self.global_shape)
+            other.sliced, other._within = True, (box_of_box(self.box, part), self.global_shape)
         return other
 
     def clone(self, init: Any = "same", dtype: DTypeLike | None = None) -> Parameter:

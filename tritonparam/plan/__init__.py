@@ -15,7 +15,7 @@ from tritonparam.plan.fill import RANDOM_DTYPES, Fill
 from tritonparam.plan.huge_pages import ask_for_huge_pages
 from tritonparam.plan.memory import check_memory, check_writable, is_deferred, overlap
 from tritonparam.plan.plan import Plan
-from tritonparam.plan.views import Box, Placement, View, apart, pieces, place
+from tritonparam.plan.views import Box, Placement, View, apart, cut_boxes, placement
 
 __all__ = [
     "CAST_DTYPES",
@@ -35,12 +35,12 @@ __all__ = [
     "check_memory",
     "check_writable",
     "checked_device",
+    "cut_boxes",
     "is_deferred",
     "meeting_pair",
     "meets_any",
     "overlap",
-    "pieces",
-    "place",
+    "placement",
     "resolve_backend",
     "view_of_array",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -90,17 +90,25 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The elements of a storage that a strided tensor shows."""
+    """The elements of a storage that a strided tensor shows.
+
+    Attributes:
+        shape, stride, offset, dtype: Those of the tensor.
+        conjugate, negative: Whether it shows their conjugates, or their negatives: torch notes that in a bit.
+    """
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
     dtype: torch.dtype
+    conjugate: bool = False
+    negative: bool = False
 
     @classmethod
     def of(cls, tensor: torch.Tensor) -> View:
         """The view that `tensor` is of its storage."""
-        return cls(tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype)
+        place = tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype
+        return cls(*place, tensor.is_conj(), tensor.is_neg())
 
     @property
     def numel(self) -> int:
@@ -116,13 +124,18 @@ class View:
 
     def on(self, storage: torch.UntypedStorage) -> torch.Tensor:
         """The tensor that shows these elements of `storage`, which is no autograd view of another."""
-        empty = torch.empty(0, dtype=self.dtype, device=storage.device)
-        return empty.set_(storage, self.offset, self.shape, self.stride)
+        shown = torch.empty(0, dtype=self.dtype, device=storage.device)
+        shown.set_(storage, self.offset, self.shape, self.stride)
+        if self.conjugate:
+            torch._C._set_conj(shown, True)
+        if self.negative:
+            torch._C._set_neg(shown, True)
+        return shown
 
     def narrow(self, box: Box) -> View:
         """The view of one box of this one."""
         start = sum(offset * step for offset, step in zip(box.offsets, self.stride, strict=True))
-        return View(box.sizes, self.stride, self.offset + start, self.dtype)
+        return replace(self, shape=box.sizes, offset=self.offset + start)
 
     def axes(self) -> list[int] | None:
         """The dimensions of more than one element, from the outermost; None where two indices share an element."""
@@ -160,11 +173,13 @@ class Placement:
     dims: tuple[int | None, ...]
 
 
-def place(inner: View, outer: View) -> Placement | None:
+def placement(inner: View, outer: View) -> Placement | None:
     """Where `inner` lies in `outer`, two views of one storage; None where it is no box of it, or has no elements."""
     axes = outer.axes()
     rest = inner.offset - outer.offset
     if inner.dtype != outer.dtype or axes is None or rest < 0 or not inner.numel:
+        return None
+    if (inner.conjugate, inner.negative) != (outer.conjugate, outer.negative):
         return None
     offsets, sizes = [0] * len(outer.shape), [1] * len(outer.shape)
     for d in axes:
@@ -193,22 +208,22 @@ def apart(a: View, b: View) -> bool:
     return a_end <= b_start or b_end <= a_start
 
 
-def pieces(shape: Sequence[int], limit: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Offsets and sizes of boxes of at most `limit` elements that follow each other in the row-major tensor of `shape`.
+def cut_boxes(shape: Sequence[int], limit: int) -> Iterator[Box]:
+    """Boxes of at most `limit` elements that follow each other in the row-major tensor of `shape`, and are all of it.
 
     Examples:
-        >>> list(pieces((3, 2), 4))
-        [((0, 0), (2, 2)), ((2, 0), (1, 2))]
+        >>> list(cut_boxes((3, 2), 4))
+        [Box(offsets=(0, 0), sizes=(2, 2)), Box(offsets=(2, 0), sizes=(1, 2))]
     """
     if math.prod(shape) <= limit:
-        yield (0,) * len(shape), tuple(shape)
+        yield Box.whole(shape)
         return
     inner = tuple(shape[1:])
     rows = limit // math.prod(inner)
     if rows:
         for row in range(0, shape[0], rows):
-            yield (row, *(0,) * len(inner)), (min(rows, shape[0] - row), *inner)
+            yield Box((row, *(0,) * len(inner)), (min(rows, shape[0] - row), *inner))
         return
     for row in range(shape[0]):
-        for offsets, sizes in pieces(inner, limit):
-            yield (row, *offsets), (1, *sizes)
+        for box in cut_boxes(inner, limit):
+            yield Box((row, *box.offsets), (1, *box.sizes))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tritonparam.dtype import DType, as_dtype, float32, float64
-from tritonparam.plan import Box, Copy, Fill, Plan, box_of_box, is_deferred, overlap, pieces, view_of_array
+from tritonparam.plan import Box, Copy, Fill, Plan, box_of_box, cut_boxes, is_deferred, overlap, view_of_array
 from tritonparam.stream import Constant, Law, constant_tensor
 from tritonparam.tensor.content import Content, Pattern, fills_of, finish_of
 from tritonparam.tensor.storage import copy_of_array
@@ -145,7 +145,7 @@ class CastPattern(Pattern):
 
     def finish(self, out: torch.Tensor, key: int, offsets: tuple[int, ...]) -> None:
         limit = _AT_ONCE if isinstance(self.content, Law) else out.numel()
-        for box in (Box(*piece) for piece in pieces(tuple(out.shape), limit)):
+        for box in cut_boxes(out.shape, limit):
             drawn = torch.empty(box.sizes, dtype=self.dtype.torch, device=out.device)
             writes = Writes()
             origin = box_of_box(Box(offsets, tuple(out.shape)), box).offsets

@@ -17,9 +17,9 @@ pytest.importorskip("triton")
 
 from tests.kernels.copies import BF16, F32
 from tritonparam.kernels import copy as kernel
-from tritonparam.kernels.cast import DTYPES as CODES
+from tritonparam.kernels.dtypes import DTYPES as CODES
 from tritonparam.plan.backends import copy_table as _copy_table
-from tritonparam.plan.backends.copy_table import Geometry, Piece, build_copy_table, lay_out
+from tritonparam.plan.backends.copy_table import Geometry, Row, build_copy_table, lay_out
 
 pytestmark = pytest.mark.kernels
 
@@ -38,14 +38,14 @@ def test_division_by_any_small_number_is_exact(size: int) -> None:
     test_division_by_a_reciprocal_is_exact.hypothesis.inner_test(size, 2**31 - 1)
 
 
-def elements_of(piece: Piece, geometry: Geometry) -> int:
+def elements_of(row: Row, geometry: Geometry) -> int:
     """How many elements of out a row writes."""
-    path, wide = piece.code & 3, piece.code >> 2 & 1
+    path, wide = row.code & 3, row.code >> 2 & 1
     unit = geometry.out.itemsize * (kernel.VECTOR if wide else 1)
     if not geometry.casts:
-        unit = 16 if wide else {CODES[f"int{8 * n}"]: n for n in (1, 2, 4, 8)}[piece.code >> 8]
-    places = math.prod(dim[0] for dim in piece.dims)
-    return unit * (places * piece.size if path == kernel.PATHS["run"] else places) // geometry.out.itemsize
+        unit = 16 if wide else {CODES[f"int{8 * n}"]: n for n in (1, 2, 4, 8)}[row.code >> 8]
+    places = math.prod(dim[0] for dim in row.dims)
+    return unit * (places * row.size if path == kernel.PATHS["run"] else places) // geometry.out.itemsize
 
 
 BIG = 2**31 + 11
@@ -64,21 +64,21 @@ HUGE: dict[str, tuple[tuple[int, int, int], ...]] = {
 def test_more_than_two_to_the_31_elements_are_split(dims: Any, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     """Places stay below 2**31 in a row; together the rows write every element once, from the first to the last."""
     geometry = Geometry(dtypes[0] != dtypes[1], dtypes[1], dtypes[0], 0, 0, dims)
-    pieces = lay_out(geometry)
-    counts = [elements_of(piece, geometry) for piece in pieces]
+    rows = lay_out(geometry)
+    counts = [elements_of(row, geometry) for row in rows]
     assert sum(counts) == math.prod(dim[0] for dim in dims)
-    assert sum(piece.programs for piece in pieces) < 2**31
-    for piece in pieces:
-        assert math.prod(dim[0] for dim in piece.dims) < 2**31 or piece.code & 3 == kernel.PATHS["transpose"]
+    assert sum(row.programs for row in rows) < 2**31
+    for row in rows:
+        assert math.prod(dim[0] for dim in row.dims) < 2**31 or row.code & 3 == kernel.PATHS["transpose"]
     # They lie one behind the other in out, each where the source has its first element.
     starts = np.cumsum([0, *counts[:-1]])
-    for start, piece in zip(starts, pieces, strict=True):
-        assert piece.out == start * dtypes[1].itemsize
+    for start, row in zip(starts, rows, strict=True):
+        assert row.out == start * dtypes[1].itemsize
         rest, source = int(start), 0
         for size, stride, _ in sorted(dims, key=lambda dim: dim[2]):
             source += rest % size * stride
             rest //= size
-        assert piece.source == source * dtypes[0].itemsize
+        assert row.source == source * dtypes[0].itemsize
 
 
 def test_too_many_programs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from tritonparam.checkpoint import (
 from tritonparam.cli.init.job import Job
 from tritonparam.cli.init.workspace import Workspace
 from tritonparam.cli.record import Entry, checkpoint_digest, record_text
-from tritonparam.plan import Box, Fill, MissingDeviceError, Plan, checked_device, pieces
+from tritonparam.plan import Fill, MissingDeviceError, Plan, checked_device, cut_boxes
 
 PIECE = 1 << 21  # elements: some tenths of a second on a host
 Progress = Callable[[int], None]
@@ -179,9 +179,9 @@ def _compute(
 
 def _parts(fill: Fill) -> Iterator[Fill]:
     """`fill` as fills of at most PIECE elements each."""
-    for start, sizes in pieces(fill.out.shape, PIECE):
-        offsets = [offset + first for offset, first in zip(fill.offsets, start, strict=True)]
-        yield Fill(Box(start, sizes).of(fill.out), fill.law, fill.key, fill.shape, offsets)
+    for box in cut_boxes(fill.out.shape, PIECE):
+        offsets = [offset + first for offset, first in zip(fill.offsets, box.offsets, strict=True)]
+        yield Fill(box.of(fill.out), fill.law, fill.key, fill.shape, offsets)
 
 
 def _compare(job: Job, digests: dict[str, str]) -> None:

@@ -15,7 +15,7 @@ from tritonparam.checkpoint import INDEX_NAME, RECORD_NAME, Extent, UsageError, 
 from tritonparam.cli.inspect.expected import describe
 from tritonparam.cli.inspect.stats import TESTS, Group, Moments
 from tritonparam.cli.record import Entry, checkpoint_digest, parse_record, read_json
-from tritonparam.plan import Box, pieces
+from tritonparam.plan import Box, cut_boxes
 from tritonparam.stream import flat_index
 
 FALSE_ALARM = 1e-6
@@ -183,17 +183,16 @@ def _read(
     groups = {repr(box.law): Group(box.law, extent.dtype) for box in entry.laws or ()} if comparable else {}
     rest = Group(None, extent.dtype)
     digest = hashlib.sha256()
-    for offsets, sizes in pieces(extent.shape, _PIECE):
-        start = flat_index(offsets, extent.shape) * extent.dtype.itemsize
+    for read in cut_boxes(extent.shape, _PIECE):
+        start = flat_index(read.offsets, extent.shape) * extent.dtype.itemsize
         data = bytearray().join(
-            read_chunks(path, begin + extent.start + start, math.prod(sizes) * extent.dtype.itemsize)
+            read_chunks(path, begin + extent.start + start, math.prod(read.sizes) * extent.dtype.itemsize)
         )
         digest.update(data)
         if data and not extent.dtype.is_complex:
-            piece = torch.frombuffer(data, dtype=extent.dtype).view(sizes)
+            piece = torch.frombuffer(data, dtype=extent.dtype).view(read.sizes)
             if not groups:
                 rest.add(piece.flatten())
-            read = Box(offsets, sizes)
             for each in (entry.laws or ()) if groups else ():
                 hit = read.meet(Box(each.offsets, each.sizes))
                 if hit is not None:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tritonparam.kernels.cast import DTYPES
 from tritonparam.kernels.copy import CHUNK, COLUMNS, MOVE_VECTOR, ROW, STRIP, TILE, UNITS, VECTOR, code_of
+from tritonparam.kernels.dtypes import DTYPES
 
 if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
@@ -48,7 +48,7 @@ class CopyTable:
     codes: tuple[int, ...]
 
 
-class Piece(NamedTuple):
+class Row(NamedTuple):
     """A row of the table, for a copy from address 0 to address 0.
 
     Attributes:
@@ -71,7 +71,7 @@ class Units(NamedTuple):
     """How a row's elements are read and written.
 
     Attributes:
-        source_code, out_code: Of the dtypes in `cast.DTYPES`.
+        source_code, out_code: Of the dtypes in `kernels.dtypes.DTYPES`.
         vector: Elements a unit.
         source_bytes, out_bytes: Of a unit.
     """
@@ -84,7 +84,7 @@ class Units(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """All that decides how a copy is laid out; many copies share one.
+    """All that decides how a copy is distinct out; many copies share one.
 
     Attributes:
         casts: Whether the bits change.
@@ -110,7 +110,7 @@ def build_copy_table(copies: list[Copy]) -> CopyTable:
         ValueError: A tensor to be cast does not lie at a multiple of its element, or there are too many programs.
     """
     known: dict[object, int] = {}
-    layouts: list[list[Piece]] = []
+    layouts: list[list[Row]] = []
     which, outs, sources = [], [], []
     for copy in copies:
         out, source = copy.out, copy.source
@@ -137,13 +137,13 @@ def build_copy_table(copies: list[Copy]) -> CopyTable:
 
 
 def _assemble(
-    layouts: list[list[Piece]], which: NDArray[np.int64], outs: NDArray[np.int64], sources: NDArray[np.int64]
+    layouts: list[list[Row]], which: NDArray[np.int64], outs: NDArray[np.int64], sources: NDArray[np.int64]
 ) -> CopyTable:
     """The table of copies that have these layouts and addresses."""
-    pieces = list(itertools.chain.from_iterable(layouts))
+    distinct = list(itertools.chain.from_iterable(layouts))
     dimensions: list[int] = []
     columns = []
-    for each in pieces:
+    for each in distinct:
         flags = each.code | len(each.dims) << _NDIM_SHIFT
         columns.append((each.out, each.source, flags, each.size, len(dimensions), each.programs))
         for size, source_stride, out_stride in each.dims:
@@ -153,9 +153,9 @@ def _assemble(
     repeats = counts[which]
     starts = np.cumsum(repeats) - repeats
     rows = int(repeats.sum())
-    # The rows of a copy stand together, in the order of its pieces.
-    piece = np.repeat((np.cumsum(counts) - counts)[which] - starts, repeats) + np.arange(rows)
-    table = np.array(columns, np.int64).reshape(-1, ROW + 1)[piece]
+    # The rows of a copy stand together, in the order of its layout.
+    at = np.repeat((np.cumsum(counts) - counts)[which] - starts, repeats) + np.arange(rows)
+    table = np.array(columns, np.int64).reshape(-1, ROW + 1)[at]
     table[:, 0] += np.repeat(outs, repeats)
     table[:, 1] += np.repeat(sources, repeats)
     table[:, 4] += rows * (1 + ROW)
@@ -164,7 +164,7 @@ def _assemble(
     if programs > _MAX_PROGRAMS:
         raise ValueError(f"the copies of one plan must come to at most {_MAX_PROGRAMS} programs, got {programs}")
     parts = (ends - table[:, ROW], table[:, :ROW].ravel(), np.array(dimensions, np.int64))
-    return CopyTable(np.concatenate(parts), rows, programs, tuple(sorted({each.code for each in pieces})))
+    return CopyTable(np.concatenate(parts), rows, programs, tuple(sorted({each.code for each in distinct})))
 
 
 def _reciprocal(size: int) -> int:
@@ -193,7 +193,7 @@ def _same_bits(out: torch.dtype, source: torch.dtype) -> bool:
     return not floats and torch.bool not in (out, source) and out.itemsize == source.itemsize
 
 
-def lay_out(geometry: Geometry) -> list[Piece]:
+def lay_out(geometry: Geometry) -> list[Row]:
     """The rows of a copy that has at least one element."""
     dims = _merged(geometry.dims)
     is_run = dims[0][1:] == (1, 1)
@@ -217,7 +217,7 @@ def _merged(dims: tuple[Dim, ...]) -> list[Dim]:
     return merged or [(1, 1, 1)]
 
 
-def _lay_out_move(g: Geometry, dims: list[Dim], is_run: bool) -> list[Piece]:
+def _lay_out_move(g: Geometry, dims: list[Dim], is_run: bool) -> list[Row]:
     """In units of the move's own, as wide as addresses, runs and strides are multiples of; here, all are in bytes."""
     width = g.out.itemsize
     run = width * dims[0][0] if is_run else width
@@ -233,7 +233,7 @@ def _lay_out_move(g: Geometry, dims: list[Dim], is_run: bool) -> list[Piece]:
             return _run_in_parts(((run, _move(_divisor(8, width, g.out_phase, g.source_phase))),))
     unit = _divisor(_WIDE, run, g.out_phase, g.source_phase, *(each for dim in outer for each in dim[1:]))
     inner = [(run // unit, 1, 1)] if run > unit or not outer else []
-    return _pieces(inner + [(size, s // unit, o // unit) for size, s, o in outer], _move(unit))
+    return _rows_of(inner + [(size, s // unit, o // unit) for size, s, o in outer], _move(unit))
 
 
 def _move(unit: int) -> Units:
@@ -247,7 +247,7 @@ def _divisor(*numbers: int) -> int:
     return together & -together
 
 
-def _lay_out_cast(g: Geometry, dims: list[Dim], is_run: bool) -> list[Piece]:
+def _lay_out_cast(g: Geometry, dims: list[Dim], is_run: bool) -> list[Row]:
     """In units of VECTOR elements, if everything is a multiple of that and the addresses are of 16, else of one."""
     codes = _CODES[g.source], _CODES[g.out]
     narrow = Units(*codes, 1, g.source.itemsize, g.out.itemsize)
@@ -267,28 +267,28 @@ def _lay_out_cast(g: Geometry, dims: list[Dim], is_run: bool) -> list[Piece]:
     multiples = (count, *(each for dim in dims[1:] for each in dim[1:]))
     if is_run and not (g.out_phase or g.source_phase or any(each % VECTOR for each in multiples)):
         inner = [(count // VECTOR, 1, 1)] if count > VECTOR or len(dims) == 1 else []
-        return _pieces(inner + [(size, s // VECTOR, o // VECTOR) for size, s, o in dims[1:]], wide)
-    return _pieces(dims, narrow)
+        return _rows_of(inner + [(size, s // VECTOR, o // VECTOR) for size, s, o in dims[1:]], wide)
+    return _rows_of(dims, narrow)
 
 
-def _run_in_parts(parts: tuple[tuple[int, Units], ...]) -> list[Piece]:
+def _run_in_parts(parts: tuple[tuple[int, Units], ...]) -> list[Row]:
     """One run on both sides: for each part its bytes in out, and the units that they make."""
-    pieces = []
+    rows = []
     out = source = 0
     for length, units in parts:
         count = length // units.out_bytes
         if count:
-            pieces += [_moved(each, out, source) for each in _pieces([(count, 1, 1)], units)]
+            rows += [_moved(each, out, source) for each in _rows_of([(count, 1, 1)], units)]
         out += length
         source += count * units.source_bytes
-    return pieces
+    return rows
 
 
-def _moved(piece: Piece, out: int, source: int) -> Piece:
-    return piece._replace(out=piece.out + out, source=piece.source + source)
+def _moved(row: Row, out: int, source: int) -> Row:
+    return row._replace(out=row.out + out, source=row.source + source)
 
 
-def _pieces(dims: list[Dim], units: Units) -> list[Piece]:
+def _rows_of(dims: list[Dim], units: Units) -> list[Row]:
     """The rows for these dimensions, in units: of the path that fits them, and several where one has too many."""
     size, source_stride, out_stride = dims[0]
     wide = units.vector > 1
@@ -306,7 +306,7 @@ def _pieces(dims: list[Dim], units: Units) -> list[Piece]:
     else:
         path, own, size, programs = "gather", dims, places, -(-places // UNITS)
     code = code_of(path, wide, units.source_code, units.out_code)
-    return [Piece(0, 0, code, size, tuple(own), programs)]
+    return [Row(0, 0, code, size, tuple(own), programs)]
 
 
 def _across(dims: list[Dim]) -> int:
@@ -317,14 +317,14 @@ def _across(dims: list[Dim]) -> int:
     return next((d for d, (size, stride, _) in enumerate(dims) if d and stride == 1 and size >= _SIDE), 0)
 
 
-def _split(dims: list[Dim], units: Units, parts: int) -> list[Piece]:
+def _split(dims: list[Dim], units: Units, parts: int) -> list[Row]:
     """The rows for so many parts of the outermost dimension, or as many as it has."""
     *inner, (length, source_stride, out_stride) = dims
     share = max(1, length // parts)
-    pieces = []
+    rows = []
     for start in range(0, length, share):
         size = min(share, length - start)
         part = [*inner, (size, source_stride, out_stride)] if size > 1 or not inner else inner
         out, source = start * out_stride * units.out_bytes, start * source_stride * units.source_bytes
-        pieces += [_moved(each, out, source) for each in _pieces(part, units)]
-    return pieces
+        rows += [_moved(each, out, source) for each in _rows_of(part, units)]
+    return rows

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tritonparam.plan.memory import is_deferred
-from tritonparam.plan.views import Box, pieces
+from tritonparam.plan.views import cut_boxes
 from tritonparam.stream import SIGNED_BY_WIDTH
 from tritonparam.stream.reference import cast_bits
 
@@ -66,7 +66,7 @@ def _may_leave_torch(source: torch.dtype, out: torch.dtype) -> bool:
 
 def _copy_by_chunks(copy: Copy) -> None:
     whole_out, whole_source = _sides(copy)
-    for box in (Box(*piece) for piece in pieces(whole_out.shape, CHUNK)):
+    for box in cut_boxes(whole_out.shape, CHUNK):
         source, out = box.mirrored(whole_source.shape, copy.backwards).of(whole_source), box.of(whole_out)
         if copy.backwards:  # as integers: torch flips neither 8-bit floats nor unsigned ones
             source = source.view(SIGNED_BY_WIDTH[source.element_size()]).flip(copy.backwards).view(source.dtype)

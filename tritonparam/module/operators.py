@@ -1,0 +1,112 @@
+"""What the recorder has to know of ATen's operators beyond their schemas."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten
+
+# These write all of what they write to, whatever was there.
+OVERWRITES = frozenset(
+    f"aten::{op}_"
+    for op in (
+        *("fill", "zero", "copy", "normal", "uniform", "bernoulli", "exponential", "geometric", "cauchy"),
+        *("log_normal", "random"),
+    )
+)
+# These write where another tensor says; the elements they leave alone are not read either.
+SCATTERS = frozenset(
+    f"aten::{op}_"
+    for op in (
+        *("index_put", "_index_put_impl", "masked_fill", "masked_scatter", "index_fill", "index_copy"),
+        *("scatter", "put"),
+    )
+)
+_STATISTICS = ("running_mean", "running_var")
+_UPDATES_STATISTICS = (
+    "aten::batch_norm_update_stats",
+    "aten::batch_norm_gather_stats",
+    "aten::batch_norm_gather_stats_with_counts",
+)
+_NOT_STRIDED = (
+    "aten::quantize_per_",
+    "aten::_nested_",
+    "aten::_empty_affine_quantized",
+    "aten::_to_sparse",
+    "aten::to_sparse",
+)
+
+
+def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Every argument of an operator call by name, defaults included."""
+    bound = {}
+    for position, argument in enumerate(func._schema.arguments):
+        if position < len(args):
+            bound[argument.name] = args[position]
+        else:
+            bound[argument.name] = kwargs.get(argument.name, argument.default_value)
+    return bound
+
+
+@lru_cache(maxsize=4096)
+def written_names(func: Any, training: bool) -> tuple[str, ...]:
+    """The arguments that the operator writes to, those included that its schema does not tell of.
+
+    Kernels of batch norm update the running statistics, which most of their schemas do not say.
+
+    Args:
+        func: An overload.
+        training: What the call has for the argument of this name; whatever, if there is none.
+    """
+    arguments = func._schema.arguments
+    told = [each.name for each in arguments if each.alias_info is not None and each.alias_info.is_write]
+    has_training = any(each.name == "training" for each in arguments)
+    if (training and has_training) or func._schema.name in _UPDATES_STATISTICS:
+        told += [each.name for each in arguments if each.name in _STATISTICS and each.name not in told]
+    return tuple(told)
+
+
+def written_arguments(func: Any, bound: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors among the arguments that the operator writes to."""
+    names = written_names(func, bool(bound.get("training")))
+    leaves = tree_flatten([bound[name] for name in names])[0]
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def reads_only_shapes(func: Any) -> bool:
+    """Whether the operator looks at its tensors' shapes, dtypes and devices and at no value."""
+    name = func._schema.name
+    return bool(name.endswith("_like") or name.startswith("aten::new_"))
+
+
+def makes_no_strided_tensor(func: Any, bound: dict[str, Any], tensors: list[torch.Tensor]) -> bool:
+    """Whether a sparse, nested or quantized tensor goes in or comes out, of which the tape can say nothing."""
+    if any(each.layout != torch.strided or each.is_quantized or each.is_nested for each in tensors):
+        return True
+    return bound.get("layout") not in (None, torch.strided) or func._schema.name.startswith(_NOT_STRIDED)
+
+
+@lru_cache(maxsize=1024)
+def with_generator(func: Any) -> Any:
+    """The overload of a random operator that takes a generator; None where there is none."""
+    if any(argument.name == "generator" for argument in func._schema.arguments):
+        return func
+    own = [(argument.name, str(argument.type)) for argument in func._schema.arguments]
+    for name in func._overloadpacket.overloads():
+        other = getattr(func._overloadpacket, name)
+        rest = [(each.name, str(each.type)) for each in other._schema.arguments if each.name != "generator"]
+        if rest == own and len(rest) < len(other._schema.arguments):
+            return other
+    return None
+
+
+def draws(func: Any, bound: dict[str, Any]) -> bool:
+    """Whether a call of the operator takes random numbers; those without a generator do by their dropout alone."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    if with_generator(func) is not None:
+        return True
+    share = next((bound[name] for name in ("dropout_p", "dropout", "p") if name in bound), 1.0)
+    return bool(share) and bool(bound.get("train", True))

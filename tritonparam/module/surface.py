@@ -1,0 +1,194 @@
+"""The surface of deferred tensors: to the code that builds a model they look like those they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from tritonparam.module.recorder import Recorder
+from tritonparam.module.tape import History
+
+_META = torch.device("meta")
+
+
+def _methods(*names: str) -> frozenset[Any]:
+    return frozenset(getattr(torch.Tensor, name) for name in names if hasattr(torch.Tensor, name))
+
+
+# What asks for values.
+_LOOKS = _methods(
+    *("item", "tolist", "__bool__", "__int__", "__float__", "__complex__", "__index__"),
+    *("__contains__", "__repr__", "__format__", "is_nonzero", "equal", "allclose"),
+) | {torch.is_nonzero, torch.equal, torch.allclose}
+# What shows the memory itself, to NumPy or another library.
+_SHOWS = _methods("numpy", "__array__")
+# What C++ makes of Python numbers, or looks into, without a dispatcher that could be told of it.
+_MAKES = {torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor, torch.Tensor.new}
+_ON_THE_HOST = {
+    torch.tensor_split,
+    torch.Tensor.tensor_split,
+    torch.from_dlpack,  # type: ignore[attr-defined]
+    torch.utils.dlpack.from_dlpack,
+    torch.Tensor.__dlpack__,
+    torch.Tensor.__dlpack_device__,
+}
+_CALLS_PYTHON = _methods("apply_", "map_", "map2_")
+_INDEXES = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
+
+
+class Surface(TorchFunctionMode):
+    """Stands before the recorder, where torch's Python functions are called."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._recorder.is_paused:
+            return func(*args, **kwargs)
+        if func in _LOOKS:
+            return func(*self._real(args), **self._real(kwargs))
+        if func in _MAKES:
+            return self._made(func, args, kwargs)
+        history = History.of(args[0]) if args else None
+        if func in _INDEXES and history is not None:
+            return func(args[0], self._index(args[1]), *args[2:], **kwargs)
+        if func in _ON_THE_HOST:
+            return tree_map(self._known, func(*self._real(args), **self._real(kwargs)))
+        if history is None:
+            return func(*args, **kwargs)
+        if func in _SHOWS:
+            return _read_only(func(*self._real(args), **self._real(kwargs)))
+        if func in _CALLS_PYTHON:
+            return args[0].copy_(func(self._recorder.values(args[0]).clone(), *self._real(args[1:])))
+        if func is torch.Tensor.share_memory_:
+            return args[0]
+        seen = _SEEN.get(func)
+        if seen is not None:
+            return seen(history.device)
+        if func in (torch.Tensor.to, torch.Tensor.cpu) and _stays(func, args, kwargs, history.device):
+            return _retyped(args, kwargs) if func is torch.Tensor.to else args[0]
+        return func(*args, **kwargs)
+
+    def _real(self, values: Any) -> Any:
+        return tree_map(
+            lambda value: self._recorder.values(value) if isinstance(value, torch.Tensor) else value, values
+        )
+
+    def _known(self, value: object) -> object:
+        return self._recorder.known(value) if isinstance(value, torch.Tensor) else value
+
+    def _made(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A tensor of Python numbers, and of deferred tensors among them."""
+        if func not in (torch.Tensor.new_tensor, torch.Tensor.new):
+            if _holds_deferred(args[1:]) or not args or History.of(args[0]) is not None:
+                return func(*args, **kwargs)
+            return func(*self._numbers(args), **kwargs)
+        history = History.of(args[0])
+        if history is None:
+            return func(*self._numbers(args), **kwargs)
+        if func is torch.Tensor.new:
+            if not (
+                len(args) == 2
+                and isinstance(args[1], (list, tuple, np.ndarray))
+                and not isinstance(args[1], torch.Size)
+            ):
+                return func(*args, **kwargs)
+            kwargs = {}
+        data = kwargs.pop("data", None) if len(args) < 2 else args[1]
+        kwargs = {"dtype": args[0].dtype, **{key: value for key, value in kwargs.items() if value is not None}}
+        kwargs.setdefault("device", history.device)
+        gradient = kwargs.pop("requires_grad", False)
+        if isinstance(data, torch.Tensor):
+            return data.detach().clone().to(kwargs["device"], kwargs["dtype"]).requires_grad_(gradient)
+        device = kwargs.pop("device")
+        made = torch.tensor(self._numbers((data,))[0], **kwargs)
+        return made.to(device).requires_grad_(gradient)
+
+    def _numbers(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Nested sequences with the values of the deferred tensors in them."""
+
+        def number(value: Any) -> Any:
+            if isinstance(value, torch.Tensor):
+                return value if History.of(value) is None else self._recorder.values(value)
+            if type(value) in (list, tuple):
+                return type(value)(map(number, value))
+            return value
+
+        return tuple(number(value) for value in data)
+
+    def _index(self, index: Any) -> Any:
+        """An index with tensors that the recorder knows for sequences, and numbers for tensors without dimensions."""
+        if isinstance(index, tuple):
+            return tuple(self._one_index(each) for each in index)
+        if isinstance(index, (list, range)) and _is_tuple_of_indices(index):
+            return tuple(self._one_index(each) for each in index)
+        return self._one_index(index)
+
+    def _one_index(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return slice(*(self._bound(each) for each in (index.start, index.stop, index.step)))
+        if isinstance(index, torch.Tensor) and not index.dim() and History.of(index) is not None:
+            if index.dtype not in (torch.bool, torch.uint8):
+                return self._bound(index)
+            return bool(self._recorder.values(index)) if index.dtype == torch.bool else index
+        if isinstance(index, (list, tuple, range, np.ndarray)):
+            with torch.device("cpu"):
+                numbers = index if isinstance(index, np.ndarray) else self._numbers((list(index),))[0]
+                return torch.tensor(numbers, dtype=None if isinstance(index, np.ndarray) or len(index) else torch.int64)
+        return index
+
+    def _bound(self, value: Any) -> Any:
+        return int(self._recorder.values(value)) if isinstance(value, torch.Tensor) else value
+
+
+def _holds_deferred(values: Any) -> bool:
+    return any(History.of(value) is not None for value in values)
+
+
+def _is_tuple_of_indices(index: Any) -> bool:
+    """Whether torch takes a list for a tuple of indices: if it is short and has one in it that is no number."""
+    return len(index) < 32 and any(
+        each is None or each is Ellipsis or isinstance(each, (slice, list, tuple, range, torch.Tensor))
+        for each in index
+    )
+
+
+def _read_only(array: Any) -> Any:
+    """An array of the values, to which nothing that is written would be kept."""
+    shown = array.view()
+    shown.flags.writeable = False
+    return shown
+
+
+_SEEN: dict[Any, Callable[[torch.device], object]] = {
+    torch.Tensor.device.__get__: lambda device: device,
+    torch.Tensor.is_meta.__get__: lambda device: False,  # type: ignore[attr-defined]
+    torch.Tensor.is_cpu.__get__: lambda device: device.type == "cpu",  # type: ignore[attr-defined]
+    torch.Tensor.is_cuda.__get__: lambda device: device.type == "cuda",  # type: ignore[attr-defined]
+    torch.Tensor.get_device: lambda device: -1 if device.type == "cpu" else device.index or 0,
+}
+
+
+def _stays(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> bool:
+    """Whether a call of `to` or `cpu` leaves the tensor on the device it was made for."""
+    if func is torch.Tensor.cpu:
+        return device.type == "cpu"
+    if "copy" in kwargs or len(args) > 3:
+        return False
+    target = torch._C._nn._parse_to(*args[1:], **kwargs)[0]
+    return target is None or target in (_META, device)
+
+
+def _retyped(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    _, dtype, _, memory_format = torch._C._nn._parse_to(*args[1:], **kwargs)
+    tensor: torch.Tensor = args[0]
+    return tensor.to(dtype or tensor.dtype, memory_format=memory_format or torch.preserve_format)
