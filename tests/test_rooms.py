@@ -154,3 +154,21 @@ def test_a_bad_face_is_named(file: str, before: str, after: str, rule: str, tmp_
     path.write_text(path.read_text().replace(before, after, 1))
     found = import_graph.broken_rules(import_graph.read(tmp_path / "tritonparam"))
     assert any(line.startswith(f"{path}:1: ") and rule in line for line in found)
+
+
+def test_tests_have_the_rooms_of_what_they_test() -> None:
+    folders = {path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*") if path.is_dir()}
+    folders = {path for path in folders if "__pycache__" not in path.parts and path != Path("data")}
+    assert {path.parts[0] for path in folders} >= {*import_graph.ROOMS, import_graph.KERNELS, "bench", "tools"}
+    assert [path for path in folders if not (PACKAGE / path).is_dir() and not (ROOT / path).is_dir()] == []
+
+
+def test_what_has_one_name_is_one_thing() -> None:
+    """A kernel, its definition and its tests have one name; `fma` is built into a GPU, and `copy` moves bits as they are."""
+    kernels, definitions, tests = (
+        {path.stem.removeprefix("test_") for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+        for folder in ("kernels", "tritonparam/stream/reference", "tests/kernels")
+    )
+    assert definitions - kernels == {"fma"}
+    assert {"cast", "fill", "philox"} <= kernels & definitions & tests
+    assert {"copy"} <= kernels & tests

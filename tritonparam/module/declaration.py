@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch.nn.parameter import is_lazy
 
 from tritonparam.module.deferred import recording_paused
 from tritonparam.module.draw_sources import DrawSources
 from tritonparam.module.replay import Replay
 from tritonparam.module.source import Source
 from tritonparam.module.tape import Draw, History, Node, Piece, Version, is_written, recognize, slice_of
+from tritonparam.module.walk import Found, raise_unwritten, walk
 from tritonparam.plan import Box, Fill, View, box_in
 from tritonparam.stream import Law
 
@@ -112,18 +112,6 @@ class Declaration:
             return self.view.on(storage).to(device)
 
 
-@dataclass
-class _Found:
-    """What a walk through a module finds out about one tensor."""
-
-    history: History | None
-    view: View
-    kind: str
-    names: list[str] = field(default_factory=list)
-    saved_names: list[str] = field(default_factory=list)
-    tensors: dict[int, torch.Tensor] = field(default_factory=dict)
-
-
 def declarations(module: torch.nn.Module) -> list[Declaration]:
     """What every parameter and buffer of `module` holds, or will hold; nothing is allocated or changed.
 
@@ -154,7 +142,7 @@ def declarations(module: torch.nn.Module) -> list[Declaration]:
 def declared(module: torch.nn.Module) -> list[Declaration]:
     """`declarations`, with what was never written among them: its values have to come from elsewhere."""
     with recording_paused():
-        found = _walk(module)
+        found = walk(module)
         pieces = [_pieces(each) for each in found]
         sources = DrawSources()
         for each, known in zip(found, pieces, strict=True):
@@ -165,7 +153,7 @@ def declared(module: torch.nn.Module) -> list[Declaration]:
         return [_declaration(each, known, sources) for each, known in zip(found, pieces, strict=True)]
 
 
-def _declaration(found: _Found, pieces: list[Piece] | None, sources: DrawSources) -> Declaration:
+def _declaration(found: Found, pieces: list[Piece] | None, sources: DrawSources) -> Declaration:
     laws = None
     if pieces is not None:
         laws = tuple(BoxLaw(piece.box.offsets, piece.box.sizes, piece.drawn.law) for piece in pieces)
@@ -186,45 +174,7 @@ def _declaration(found: _Found, pieces: list[Piece] | None, sources: DrawSources
     )
 
 
-def _named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, str, bool]]:
-    """Every parameter, then every buffer, under every name: name, tensor, kind, persistent."""
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        yield name, parameter, "parameter", True
-    for prefix, owner in module.named_modules(remove_duplicate=False):
-        for name, buffer in owner._buffers.items():
-            if buffer is not None:
-                persistent = name not in owner._non_persistent_buffers_set
-                yield f"{prefix}.{name}" if prefix else name, buffer, "buffer", persistent
-
-
-def _walk(module: torch.nn.Module) -> list[_Found]:
-    found: dict[object, _Found] = {}
-    lost, unwritten = [], []
-    for name, tensor, kind, persistent in _named_tensors(module):
-        if is_lazy(tensor):
-            unwritten.append(name)
-            continue
-        history = History.of(tensor)
-        if history is None and tensor.is_meta:
-            lost.append(name)
-            continue
-        view = View.of(tensor) if tensor.layout == torch.strided else View(tuple(tensor.shape), (), 0, tensor.dtype)
-        key = id(tensor) if history is None else (history.key, view)
-        each = found.setdefault(key, _Found(history, view, kind))
-        each.names.append(name)
-        if persistent:
-            each.saved_names.append(name)
-        each.tensors[id(tensor)] = tensor
-    if lost:
-        raise ValueError(
-            f"tensors on the meta device that do not know their values: {', '.join(lost)}; they were made or copied "
-            "outside deferred_init()"
-        )
-    _raise_unwritten(unwritten)
-    return list(found.values())
-
-
-def _pieces(found: _Found) -> list[Piece] | None:
+def _pieces(found: Found) -> list[Piece] | None:
     """The boxes with laws that a tensor consists of; None where it has to be replayed or is real."""
     if found.history is None:
         return None
@@ -244,13 +194,8 @@ def check_written(declared: Iterable[Declaration]) -> None:
         head = each.history.head
         if not is_written(head, each.view) or (head is not None and _reads_unwritten(head)):
             unwritten.append(each.name)
-    _raise_unwritten(unwritten)
+    raise_unwritten(unwritten)
 
 
 def _reads_unwritten(head: Version) -> bool:
     return any(isinstance(step, Node) and step.reads_unwritten for step in slice_of([head])[1])
-
-
-def _raise_unwritten(names: list[str]) -> None:
-    if names:
-        raise ValueError(f"uninitialized tensors, some of whose elements were never written: {', '.join(names)}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,10 +11,10 @@ from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module.declaration import Declaration, declarations
 from tritonparam.module.deferred import recording_paused
 from tritonparam.module.replay import Replay
+from tritonparam.module.takeover import take_over
 from tritonparam.module.tape import History, Version
 from tritonparam.plan import Fill, Plan, View, apart, ask_for_huge_pages, checked_device, placement
 from tritonparam.stream import Generator
-from tritonparam.tensor import become
 
 
 def materialize(
@@ -124,7 +123,15 @@ class Materialization:
         Raises:
             RuntimeError: Something outside holds on to one of them.
         """
-        _take_over(module, self._storages)
+        take_over(
+            module,
+            [
+                (each.name, mine, storage.show(each.view))
+                for storage in self._storages
+                for each in storage.declarations
+                for mine in each.tensors
+            ],
+        )
 
 
 def shown_by(declaration: Declaration, others: Iterable[Declaration]) -> bool:
@@ -232,51 +239,3 @@ def _write(storages: list[_Storage], seed: int, backend: str | None, loaded: Col
     for fills in (first, second):
         if fills:
             Plan(fills, backend).run()
-
-
-def _take_over(module: torch.nn.Module, storages: list[_Storage]) -> None:
-    """Turn the module's tensors into the real ones: all of them, or none where one cannot be."""
-    work = [(storage, each, mine) for storage in storages for each in storage.declarations for mine in each.tensors]
-    done: list[tuple[torch.Tensor, torch.Tensor]] = []
-    with _recurrent_weights_released(module, {id(mine) for _, _, mine in work}):
-        try:
-            for _, each, mine in work:
-                if mine._is_view() or not mine.is_leaf:
-                    # Autograd holds on to what it comes from, which then could not be swapped; this shows the same.
-                    _become(each, mine, torch.Tensor._make_subclass(type(mine), mine.detach()))
-            for storage, each, mine in work:
-                other = torch.Tensor._make_subclass(type(mine), storage.show(each.view), mine.requires_grad)
-                _become(each, mine, other)
-                done.append((mine, other))
-        except BaseException:
-            for pair in reversed(done):
-                become(*pair)
-            raise
-
-
-def _become(declaration: Declaration, mine: torch.Tensor, other: torch.Tensor) -> None:
-    try:
-        become(mine, other)
-    except RuntimeError as error:
-        raise RuntimeError(f"{declaration.name} cannot be made real in place: {error}") from error
-
-
-@contextlib.contextmanager
-def _recurrent_weights_released(module: torch.nn.Module, changing: set[int]) -> Iterator[None]:
-    """Let torch's recurrent layers drop their weak references, which forbid swaps, and take them up after it.
-
-    The layers do the same when they move (`RNNBase._apply`). On CUDA this also packs their weights, as cuDNN wants
-    them.
-    """
-    layers = [
-        layer
-        for layer in module.modules()
-        if isinstance(layer, torch.nn.RNNBase) and any(id(weight) in changing for weight in layer._flat_weights)
-    ]
-    for layer in layers:
-        layer._flat_weight_refs = []
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._init_flat_weights()
