@@ -7,49 +7,19 @@ beyond an integer, 8-bit floats) is made of comparisons, selects and integer ope
 import triton
 import triton.language as tl
 
-from .rounding import _float8_bits
+from .dtypes import _BOOL, _INT32, _TYPES, _UINT64, _pointer
+from .rounding import _rounded
 
-# Floats, the widest first; then integers: what is below int32, or it, counts in int32, the next ones in 64 bits.
-DTYPES = {
-    "float64": 0,
-    "float32": 1,
-    "bfloat16": 2,
-    "float16": 3,
-    "float8_e4m3fn": 4,
-    "float8_e5m2": 5,
-    "bool": 6,
-    "int8": 7,
-    "uint8": 8,
-    "int16": 9,
-    "uint16": 10,
-    "int32": 11,
-    "uint32": 12,
-    "int64": 13,
-    "uint64": 14,
-}
-
-_BOOL = tl.constexpr(DTYPES["bool"])
-_INT32 = tl.constexpr(DTYPES["int32"])
-_UINT64 = tl.constexpr(DTYPES["uint64"])
 _TWO_63 = tl.constexpr(2.0**63)
 
 
-# What is stored for each dtype, in the order of DTYPES; the same is loaded, but for bfloat16, as its bits.
-_TYPES = tl.constexpr(
-    (
-        *(tl.float64, tl.float32, tl.bfloat16, tl.float16, tl.uint8, tl.uint8, tl.uint8),
-        *(tl.int8, tl.uint8, tl.int16, tl.uint16, tl.int32, tl.uint32, tl.int64, tl.uint64),
-    )
-)
-
-
 @triton.jit
-def _pointer(address, DTYPE: tl.constexpr, STORED: tl.constexpr):
-    """`address` as a pointer to what is loaded, or STORED, for this dtype."""
-    if DTYPE == 2 and not STORED:
+def _source_pointer(address, SOURCE: tl.constexpr):
+    """`address` as a pointer to what is loaded for this dtype: what is stored, but for bfloat16 its bits."""
+    if SOURCE == 2:
         return address.to(tl.pointer_type(tl.uint16))
     else:
-        return address.to(tl.pointer_type(_TYPES[DTYPE]))
+        return _pointer(address, SOURCE)
 
 
 @triton.jit
@@ -79,7 +49,7 @@ def _number(x, SOURCE: tl.constexpr):
 @triton.jit
 def _is_not_zero(number, SOURCE: tl.constexpr):
     """By the bits: a subnormal is not zero, nor is a NaN."""
-    if SOURCE == 0:
+    if SOURCE == 1:
         return (number.to(tl.uint64, bitcast=True) << 1) != 0
     elif SOURCE < _BOOL:
         return (number.to(tl.uint32, bitcast=True) << 1) != 0
@@ -88,26 +58,12 @@ def _is_not_zero(number, SOURCE: tl.constexpr):
 
 
 @triton.jit
-def _float8(x, MANTISSA: tl.constexpr, BIAS: tl.constexpr, OVERFLOW: tl.constexpr):
-    magnitude = x.to(tl.uint32, bitcast=True) & 0x7FFFFFFF
-    return tl.where(magnitude > 0x7F800000, 0x7F, _float8_bits(x, MANTISSA, BIAS, OVERFLOW)).to(tl.uint8)
-
-
-@triton.jit
 def _float(number, OUT: tl.constexpr):
     """Rounded to nearest even; between floats by way of float32."""
-    if OUT == 0:
+    if OUT == 1:
         return number.to(tl.float64)
-    elif OUT == 1:
-        return number.to(tl.float32)
-    elif OUT == 2:
-        return number.to(tl.float32).to(tl.bfloat16)
-    elif OUT == 3:
-        return number.to(tl.float32).to(tl.float16)
-    elif OUT == 4:
-        return _float8(number.to(tl.float32), 3, 7, 0x7E)
     else:
-        return _float8(number.to(tl.float32), 2, 15, 0x7C)
+        return _rounded(number.to(tl.float32), OUT, True)
 
 
 @triton.jit

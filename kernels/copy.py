@@ -18,7 +18,8 @@ STRIP by COLUMNS of them.
 import triton
 import triton.language as tl
 
-from .cast import _TYPES, _cast, _pointer
+from .cast import _cast, _source_pointer
+from .dtypes import _TYPES, _pointer
 from .rows import _find_row
 
 ROW = 5
@@ -143,8 +144,8 @@ def _copy_row(table, row_ptr, ndim, program, CODE: tl.constexpr):
     SOURCE: tl.constexpr = (CODE >> 4) & 15
     OUT: tl.constexpr = CODE >> 8
     V: tl.constexpr = (_MOVE_VECTOR if SOURCE == OUT else _VECTOR) if WIDE else 1
-    out_ptr = _pointer(tl.load(row_ptr), OUT, True)
-    source_ptr = _pointer(tl.load(row_ptr + 1), SOURCE, False)
+    out_ptr = _pointer(tl.load(row_ptr), OUT)
+    source_ptr = _source_pointer(tl.load(row_ptr + 1), SOURCE)
     size = tl.load(row_ptr + 3)
     dims = table + tl.load(row_ptr + 4)
     if PATH == 0:
@@ -170,7 +171,7 @@ def _copy_kernel(table, rows, CODES: tl.constexpr):
 
 
 def code_of(path: str, wide: bool, source_code: int, out_code: int) -> int:
-    """What a row's code says: its path, whether it is wide, and the codes of its dtypes in `cast.DTYPES`.
+    """What a row's code says: its path, whether it is wide, and the codes of its dtypes in `DTYPES`.
 
     A row that moves bits has one of int8, int16, int32 and int64 on both sides; a wide run or gather has int32.
     """

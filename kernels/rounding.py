@@ -1,17 +1,20 @@
-"""From float32 values to the bits of an 8-bit float, rounded once to nearest even: by integers, for all architectures.
+"""From float32 values to what is stored for a float dtype, rounded once to nearest even.
 
-Wider dtypes need nothing here: the device's own conversion rounds to nearest even.
+The bits of an 8-bit float are made by integers, for all architectures; of wider dtypes by the device's own conversion.
 """
 
 import triton
 import triton.language as tl
 
+from .dtypes import _TYPES
+
 
 @triton.jit
-def _float8_bits(x, MANTISSA: tl.constexpr, BIAS: tl.constexpr, OVERFLOW: tl.constexpr):
+def _float8_bits(x, MANTISSA: tl.constexpr, BIAS: tl.constexpr, OVERFLOW: tl.constexpr, HAS_NAN: tl.constexpr):
     """uint8 bits of `x`. OVERFLOW stands for everything too large (e4m3fn: its largest number, e5m2: infinity)."""
     bits = x.to(tl.uint32, bitcast=True)
     magnitude = bits & 0x7FFFFFFF
+    is_nan = magnitude > 0x7F800000
     DROP: tl.constexpr = 23 - MANTISSA
 
     # Normal: round away the low bits; a carry raises the exponent.
@@ -23,4 +26,19 @@ def _float8_bits(x, MANTISSA: tl.constexpr, BIAS: tl.constexpr, OVERFLOW: tl.con
     SMALLEST_NORMAL: tl.constexpr = (128 - BIAS) << 23
     subnormal = shifted & 0xFF
     code = tl.where(magnitude < SMALLEST_NORMAL, subnormal, tl.minimum(normal, OVERFLOW))
-    return (code | (bits >> 24 & 0x80).to(tl.int32, bitcast=True)).to(tl.uint8)
+    code = (code | (bits >> 24 & 0x80).to(tl.int32, bitcast=True)).to(tl.uint8)
+    if HAS_NAN:
+        return tl.where(is_nan, 0x7F, code).to(tl.uint8)
+    else:
+        return code
+
+
+@triton.jit
+def _rounded(x, DTYPE: tl.constexpr, HAS_NAN: tl.constexpr):
+    """float32 `x` as what is stored for a float dtype. HAS_NAN: whether `x` may be a NaN."""
+    if DTYPE == 4:
+        return _float8_bits(x, 3, 7, 0x7E, HAS_NAN)
+    elif DTYPE == 5:
+        return _float8_bits(x, 2, 15, 0x7C, HAS_NAN)
+    else:
+        return x.to(_TYPES[DTYPE])

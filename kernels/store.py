@@ -3,52 +3,8 @@
 import triton
 import triton.language as tl
 
-from .rounding import _float8_bits
-
-# What a row stores: the random dtypes by name, constants by width in bits.
-DTYPES = {
-    "float32": 0,
-    "float64": 1,
-    "bfloat16": 2,
-    "float16": 3,
-    "float8_e4m3fn": 4,
-    "float8_e5m2": 5,
-    "8": 6,
-    "16": 7,
-    "32": 8,
-    "64": 9,
-}
-
-
-# What is stored for each, in this order.
-_TYPES = tl.constexpr(
-    (
-        *(tl.float32, tl.float64, tl.bfloat16, tl.float16, tl.uint8, tl.uint8),
-        *(tl.int8, tl.int16, tl.int32, tl.int64),
-    )
-)
-
-
-@triton.jit
-def _cast(x, DTYPE: tl.constexpr):
-    """`x`, rounded once, as what is stored for a random dtype."""
-    if DTYPE == 0:
-        return x
-    elif DTYPE == 1:
-        return x.to(tl.float64)
-    elif DTYPE == 2:
-        return x.to(tl.bfloat16)
-    elif DTYPE == 3:
-        return x.to(tl.float16)
-    elif DTYPE == 4:
-        return _float8_bits(x, 3, 7, 0x7E)
-    else:
-        return _float8_bits(x, 2, 15, 0x7C)
-
-
-@triton.jit
-def _pointer(address, DTYPE: tl.constexpr):
-    return address.to(tl.pointer_type(_TYPES[DTYPE]))
+from .dtypes import _BOOL, _INT8, _INT64, _TYPES, _pointer
+from .rounding import _rounded
 
 
 @triton.jit
@@ -73,31 +29,31 @@ def _store_tile(address, base, start, stop, aligned, z0, z1, z2, z3, z4, z5, z6,
             even = tl.join(tl.join(z0, z4), tl.join(z2, z6))
             odd = tl.join(tl.join(z1, z5), tl.join(z3, z7))
             x = tl.join(even, odd).reshape(8 * LANES)
-            tl.store(tile_ptr + tl.arange(0, 8 * LANES), _cast(x, DTYPE))
+            tl.store(tile_ptr + tl.arange(0, 8 * LANES), _rounded(x, DTYPE, False))
         else:
             e = tl.arange(0, 4 * LANES)
             x = tl.join(tl.join(z0, z2), tl.join(z1, z3)).reshape(4 * LANES)
-            tl.store(tile_ptr + e, _cast(x, DTYPE))
+            tl.store(tile_ptr + e, _rounded(x, DTYPE, False))
             x = tl.join(tl.join(z4, z6), tl.join(z5, z7)).reshape(4 * LANES)
-            tl.store(tile_ptr + 4 * LANES + e, _cast(x, DTYPE))
+            tl.store(tile_ptr + 4 * LANES + e, _rounded(x, DTYPE, False))
     else:
         STRIDE: tl.constexpr = 8 if NARROW else 4
         SECOND: tl.constexpr = 4 if NARROW else 4 * LANES
         i = base + tl.arange(0, LANES) * STRIDE
-        _store_masked(x_ptr, i, start, stop, _cast(z0, DTYPE))
-        _store_masked(x_ptr, i + 1, start, stop, _cast(z1, DTYPE))
-        _store_masked(x_ptr, i + 2, start, stop, _cast(z2, DTYPE))
-        _store_masked(x_ptr, i + 3, start, stop, _cast(z3, DTYPE))
-        _store_masked(x_ptr, i + SECOND, start, stop, _cast(z4, DTYPE))
-        _store_masked(x_ptr, i + (SECOND + 1), start, stop, _cast(z5, DTYPE))
-        _store_masked(x_ptr, i + (SECOND + 2), start, stop, _cast(z6, DTYPE))
-        _store_masked(x_ptr, i + (SECOND + 3), start, stop, _cast(z7, DTYPE))
+        _store_masked(x_ptr, i, start, stop, _rounded(z0, DTYPE, False))
+        _store_masked(x_ptr, i + 1, start, stop, _rounded(z1, DTYPE, False))
+        _store_masked(x_ptr, i + 2, start, stop, _rounded(z2, DTYPE, False))
+        _store_masked(x_ptr, i + 3, start, stop, _rounded(z3, DTYPE, False))
+        _store_masked(x_ptr, i + SECOND, start, stop, _rounded(z4, DTYPE, False))
+        _store_masked(x_ptr, i + (SECOND + 1), start, stop, _rounded(z5, DTYPE, False))
+        _store_masked(x_ptr, i + (SECOND + 2), start, stop, _rounded(z6, DTYPE, False))
+        _store_masked(x_ptr, i + (SECOND + 3), start, stop, _rounded(z7, DTYPE, False))
 
 
 @triton.jit
 def _store_random(dtype, address, base, start, stop, aligned, z0, z1, z2, z3, z4, z5, z6, z7, DTYPES: tl.constexpr):
     """Store a tile as the one of DTYPES (a bit for each) that `dtype` says."""
-    for DTYPE in tl.static_range(6):
+    for DTYPE in tl.static_range(_BOOL):
         if (DTYPES >> DTYPE) & 1:
             if dtype == DTYPE:
                 _store_tile(address, base, start, stop, aligned, z0, z1, z2, z3, z4, z5, z6, z7, DTYPE)
@@ -116,20 +72,13 @@ def _store_run(x_ptr, base, start, stop, aligned, x):
 @triton.jit
 def _constant(pattern, SIZE: tl.constexpr, DTYPE: tl.constexpr):
     """The lowest bits of `pattern`, as many as the dtype has, SIZE times."""
-    if DTYPE == 6:
-        return tl.full((SIZE,), 0, tl.int8) + pattern.to(tl.int8)
-    elif DTYPE == 7:
-        return tl.full((SIZE,), 0, tl.int16) + pattern.to(tl.int16)
-    elif DTYPE == 8:
-        return tl.full((SIZE,), 0, tl.int32) + pattern.to(tl.int32)
-    else:
-        return tl.full((SIZE,), 0, tl.int64) + pattern
+    return tl.full((SIZE,), 0, _TYPES[DTYPE]) + pattern.to(_TYPES[DTYPE])
 
 
 @triton.jit
 def _store_constant(dtype, address, base, start, stop, aligned, pattern, SIZE: tl.constexpr, DTYPES: tl.constexpr):
     """Store `pattern` at the elements base, ..., base + SIZE - 1 in [start, stop)."""
-    for DTYPE in tl.static_range(6, 10):
+    for DTYPE in tl.static_range(_INT8, _INT64 + 1, 2):
         if (DTYPES >> DTYPE) & 1:
             if dtype == DTYPE:
                 x = _constant(pattern, SIZE, DTYPE)
@@ -140,12 +89,12 @@ def _store_constant(dtype, address, base, start, stop, aligned, pattern, SIZE: t
 def _store_scattered(dtype, address, at, mask, z, pattern, CONSTANT: tl.constexpr, DTYPES: tl.constexpr):
     """Store z, or the constant, at element offsets `at`, one by one."""
     if CONSTANT:
-        for DTYPE in tl.static_range(6, 10):
+        for DTYPE in tl.static_range(_INT8, _INT64 + 1, 2):
             if (DTYPES >> DTYPE) & 1:
                 if dtype == DTYPE:
                     tl.store(_pointer(address, DTYPE) + at, _constant(pattern, at.shape[0], DTYPE), mask=mask)
     else:
-        for DTYPE in tl.static_range(6):
+        for DTYPE in tl.static_range(_BOOL):
             if (DTYPES >> DTYPE) & 1:
                 if dtype == DTYPE:
-                    tl.store(_pointer(address, DTYPE) + at, _cast(z, DTYPE), mask=mask)
+                    tl.store(_pointer(address, DTYPE) + at, _rounded(z, DTYPE, False), mask=mask)

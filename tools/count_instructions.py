@@ -29,7 +29,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tritonparam.kernels import cast, copy, fill, store
+from tritonparam.kernels import copy, fill
+from tritonparam.kernels.dtypes import DTYPES
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
@@ -141,16 +142,19 @@ def compile_copy(architecture: str, case: str) -> triton.compiler.CompiledKernel
     codes = []
     for each in case.split("+"):
         path, width, source, out = each.split()
-        codes.append(copy.code_of(path, width == "wide", cast.DTYPES[source], cast.DTYPES[out]))
+        codes.append(copy.code_of(path, width == "wide", DTYPES[source], DTYPES[out]))
     return compile_kernel(copy._copy_kernel, {"CODES": tuple(codes)}, copy.num_warps(tuple(codes)), architecture)
 
 
 def compile_fill(architecture: str, kind: str, dtype: str) -> triton.compiler.CompiledKernel:
-    """The fill kernel for rows of these kinds and dtypes, joined by "+"; strided ones too if `kind` says so."""
+    """The fill kernel for rows of these kinds and dtypes, joined by "+"; strided ones too if `kind` says so.
+
+    For the dtype of a constant stands its width in bits.
+    """
     kinds, _, strided = kind.partition(" ")
     constants = {
         "KINDS": sum(1 << fill.KINDS[each] for each in kinds.split("+")),
-        "DTYPES": sum(1 << store.DTYPES[each] for each in dtype.split("+")),
+        "DTYPES": sum(1 << DTYPES[f"int{each}" if each.isdigit() else each] for each in dtype.split("+")),
         "STRIDED": bool(strided),
     }
     return compile_kernel(fill._fill_kernel, constants, fill.num_warps(constants["KINDS"]), architecture)

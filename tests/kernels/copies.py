@@ -14,7 +14,7 @@ from tritonparam.stream.reference.cast import FLOATS, cast_bits
 pytest.importorskip("triton")
 
 from tritonparam.kernels import copy as kernel
-from tritonparam.kernels.cast import DTYPES as CODES
+from tritonparam.kernels.dtypes import DTYPES as CODES
 
 TILE, CHUNK, LANES, UNITS = kernel.TILE, kernel.CHUNK, kernel.LANES, kernel.UNITS
 BAND = CHUNK * 16

@@ -19,8 +19,8 @@ import pytest
 triton = pytest.importorskip("triton")
 
 from tritonparam.kernels import fill  # noqa: E402
-from tritonparam.kernels.cast import DTYPES  # noqa: E402
 from tritonparam.kernels.copy import LANES, MOVE_VECTOR, TILE, VECTOR, code_of, num_warps  # noqa: E402
+from tritonparam.kernels.dtypes import DTYPES  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 Row = dict[str, str]

@@ -23,7 +23,7 @@ pytest.importorskip("triton")
 
 from tests.kernels.copies import BAND, BF16, CHUNK, F32, LANES, TILE, UNITS, Place, check, random_tensor, run
 from tritonparam.kernels import copy as kernel
-from tritonparam.kernels.cast import DTYPES as CODES
+from tritonparam.kernels.dtypes import DTYPES as CODES
 from tritonparam.kernels.fill import is_interpreted
 from tritonparam.plan.backends import copy_table as _copy_table
 from tritonparam.plan.backends.copy_table import build_copy_table

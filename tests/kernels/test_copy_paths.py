@@ -27,7 +27,7 @@ from tests.kernels.copies import (
     random_tensor,
     run,
 )
-from tritonparam.kernels.cast import DTYPES as CODES
+from tritonparam.kernels.dtypes import DTYPES as CODES
 from tritonparam.kernels.fill import is_interpreted
 from tritonparam.plan.backends.copy_table import build_copy_table
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tritonparam.kernels.dtypes import DTYPES
 from tritonparam.kernels.fill import CHUNK, HEADER, KINDS, ROW
-from tritonparam.kernels.store import DTYPES
 from tritonparam.kernels.transforms import LEAD
 from tritonparam.stream import (
     Constant,
@@ -27,8 +27,8 @@ from tritonparam.stream import (
 if TYPE_CHECKING:
     from tritonparam.plan.fill import Fill
 
-_RANDOM = {getattr(torch, name): code for name, code in DTYPES.items() if not name.isdigit()}
-_CONSTANT = {int(name) // 8: code for name, code in DTYPES.items() if name.isdigit()}
+_CODES = {getattr(torch, name): code for name, code in DTYPES.items()}
+_CONSTANT = {nbytes: DTYPES[f"int{8 * nbytes}"] for nbytes in (1, 2, 4, 8)}  # by the size of an element
 _STRIDED_SHIFT = 24
 _ZERO = np.float32(0)
 _ALIGNED = 1 << 16
@@ -154,7 +154,7 @@ def _pack_law(law: Law, dtype: torch.dtype) -> tuple[int, ...]:
         kind += "_with_tail" if cut.has_tail else ""
         scale_below, above = _pair(cut.scale, cut.below), _pair(cut.above, _ZERO)
         columns = (_pair(cut.mean, cut.std), _pair(cut.low, cut.high), cut.split, scale_below, above)
-    return KINDS[kind] | _RANDOM[dtype] << 8, dtype.itemsize, *columns
+    return KINDS[kind] | _CODES[dtype] << 8, dtype.itemsize, *columns
 
 
 def _pair(low: np.float32, high: np.float32) -> int:
