@@ -110,7 +110,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         bound = bind(func, args, kwargs)
         if func._schema.name == "aten::lift_fresh" and not deferred:
             return self.known(args[0])
-        if not deferred and (tensors or "device" not in bound):
+        is_like_meta = reads_only_shapes(func) and all(tensor.is_meta for tensor in tensors)
+        if not deferred and (tensors or "device" not in bound) and not is_like_meta:
             return func(*args, **kwargs)
         if any(tag in func.tags for tag in _DEPENDS_ON_VALUES):
             return tree_map(self._deferred, self._really(func, args, kwargs))
@@ -203,7 +204,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         targets = [*written, *(tensor for _, tensor in fresh)]
         if not targets:
             return
-        if len(targets) == 1 and state is None:
+        if len(targets) == 1 and state is None and not (targets[0].is_conj() or targets[0].is_neg()):
             pieces = recognized(func, bound, targets[0])
             if pieces is not None:
                 begun = History.of(targets[0]) or History.begin(targets[0], device)

@@ -129,8 +129,8 @@ class Surface(TorchFunctionMode):
         """An index with tensors that the recorder knows for sequences, and numbers for tensors without dimensions."""
         if isinstance(index, tuple):
             return tuple(self._one_index(each) for each in index)
-        if isinstance(index, (list, range)) and _is_tuple_of_indices(index):
-            return tuple(self._one_index(each) for each in index)
+        if isinstance(index, list) and _may_be_a_tuple(index):
+            return [each if isinstance(each, torch.Tensor) else self._one_index(each) for each in index]
         return self._one_index(index)
 
     def _one_index(self, index: Any) -> Any:
@@ -154,12 +154,10 @@ def _holds_deferred(values: Any) -> bool:
     return any(History.of(value) is not None for value in values)
 
 
-def _is_tuple_of_indices(index: Any) -> bool:
-    """Whether torch takes a list for a tuple of indices: if it is short and has one in it that is no number."""
-    return len(index) < 32 and any(
-        each is None or each is Ellipsis or isinstance(each, (slice, list, tuple, range, torch.Tensor))
-        for each in index
-    )
+def _may_be_a_tuple(index: list[Any]) -> bool:
+    """Whether torch may take a list for a tuple of indices: if one in it is no number. It decides itself."""
+    kinds = (slice, list, tuple, range, torch.Tensor)
+    return any(each is None or each is Ellipsis or isinstance(each, kinds) for each in index)
 
 
 def _read_only(array: Any) -> Any:
