@@ -3,7 +3,6 @@
 import copy
 import subprocess
 import sys
-import weakref
 
 import pytest
 import torch
@@ -223,9 +222,9 @@ def test_one_storage_in_two_dtypes_is_not_cast_in_half():
 
 
 def test_a_tensor_that_cannot_change_in_place_undoes_the_rest():
-    """torch swaps no tensor with weak references: then all stay deferred, and it works once they are gone."""
+    """torch swaps no tensor that C++ refers to weakly: then all stay deferred, and it works once that is gone."""
     module = deferred_model()
-    reference = weakref.ref(module[3].bias)
+    reference = torch._C._WeakTensorRef(module[3].bias)
     with pytest.raises(RuntimeError, match=r"3\.bias cannot be made real in place: .*weakref"):
         materialize(module)
     assert all(tensor.is_meta for tensor in tensors(module).values())

@@ -181,18 +181,19 @@ def test_bad_device_or_backend_leaves_the_tensor_lazy(place):
     assert tensor.asnumpy().tolist() == [1, 1]
 
 
-def test_storage_stays_one_object_with_its_attributes_and_refuses_weak_references():
-    """torch will not swap a tensor that is weakly referenced: then nothing changes, and it works once they are gone."""
+def test_storage_stays_one_object_with_its_attributes_and_weak_references():
+    """torch swaps no tensor that C++ refers to weakly: then nothing changes, and it works once that is gone."""
     tensor = initializer("ones", [2])
     tensor.torch.note = "kept"
     reference = weakref.ref(tensor.torch)
+    inner = torch._C._WeakTensorRef(tensor.torch)
     with pytest.raises(RuntimeError, match="weakref"):
         tensor.init_data()
     assert tensor.has_init
     assert tensor.torch.is_meta
-    del reference
+    del inner
     tensor.init_data()
-    assert (tensor.torch.tolist(), tensor.torch.note) == ([1, 1], "kept")
+    assert (tensor.torch.tolist(), tensor.torch.note, reference() is tensor.torch) == ([1, 1], "kept", True)
 
 
 def test_two_threads_make_one_tensor_real_once(monkeypatch):

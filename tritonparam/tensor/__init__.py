@@ -13,7 +13,7 @@ from tritonparam.tensor.lazy import lazy_cast, lazy_like
 from tritonparam.tensor.mesh import mesh_box
 from tritonparam.tensor.operators import Device, TorchTensor
 from tritonparam.tensor.storage import as_shape, copy_of_data, declare, empty, fit
-from tritonparam.tensor.swap import become
+from tritonparam.tensor.swap import become, exchange
 from tritonparam.tensor.tensor import REALIZING, Tensor, realize
 from tritonparam.tensor.writes import Writes, cast_content, shares_memory
 
@@ -33,6 +33,7 @@ __all__ = [
     "copy_of_data",
     "declare",
     "empty",
+    "exchange",
     "fit",
     "lazy_cast",
     "lazy_like",

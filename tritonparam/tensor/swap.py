@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 
 def become(mine: torch.Tensor, other: torch.Tensor) -> None:
@@ -14,23 +15,59 @@ def become(mine: torch.Tensor, other: torch.Tensor) -> None:
 
     Args:
         mine: The tensor that is held elsewhere.
-        other: A tensor of the same type, in nobody else's hands.
+        other: A tensor in nobody else's hands.
 
     Raises:
-        RuntimeError: Weak references or autograd hold on to `mine` itself; nothing is changed then.
+        RuntimeError: Autograd holds on to `mine` itself, or code in C++ weakly; nothing is changed then.
     """
-    own = dict(other.__dict__)
-    other.__dict__.update(mine.__dict__)
-    try:
-        torch.utils.swap_tensors(mine, other)  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        other.__dict__.clear()
-        other.__dict__.update(own)
-        raise
+    holders = _holders(mine)
+    if holders and (holders > 1 or _accumulator(mine) is None):
+        raise RuntimeError("autograd holds on to it: drop what was computed from it first")
+    exchange(mine, other)
+
+
+def exchange(mine: torch.Tensor, other: torch.Tensor) -> RemovableHandle | None:
+    """`become`, whatever autograd holds on to: graphs that lead to `mine` stay with what it was.
+
+    Their gradients would be lost: asking for them is an error from then on.
+
+    Returns:
+        What makes that error; with it removed, the same call again is the way back. None where there is no graph.
+
+    Raises:
+        RuntimeError: Code in C++ holds weakly on to `mine`; nothing is changed then.
+    """
+    node = _accumulator(mine)
+    torch._C._swap_tensor_impl(mine, other)
+    if type(mine) is not type(other):
+        mine.__class__, other.__class__ = type(other), type(mine)
     # The swap leaves the hooks in Python's half of the tensor; setting them tells autograd's half.
     for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
         if getattr(mine, hooks) is not None:
             setattr(mine, hooks, getattr(mine, hooks))
+    return None if node is None else node.register_prehook(_refuse_gradients)
+
+
+def _accumulator(tensor: torch.Tensor) -> Any:
+    """The node of autograd that would add to `tensor.grad`; None where no graph has one."""
+    before = _holders(tensor)
+    if not (before and tensor.is_leaf and tensor.requires_grad):
+        return None
+    node = torch.autograd.graph.get_gradient_edge(tensor).node
+    # The node holds on to the tensor: a new one shows in the count.
+    return node if _holders(tensor) == before else None
+
+
+def _holders(tensor: Any) -> int:
+    """How many others, beside the tensor object of Python, hold on to what it is."""
+    return int(tensor._use_count()) - 1
+
+
+def _refuse_gradients(_: Any) -> NoReturn:
+    raise RuntimeError(
+        "gradients were asked for through a graph that leads to what a tensor was before it became real: "
+        "compute it again"
+    )
 
 
 def _refuse_copy(*_: Any, **__: Any) -> NoReturn:
