@@ -132,17 +132,17 @@ def declarations(module: torch.nn.Module) -> list[Declaration]:
         >>> [(each.name, each.laws[0].law) for each in declarations(model)]
         [('weight', Constant(value=1.0)), ('bias', Constant(value=0.0))]
     """
-    if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"module must be a torch.nn.Module, got {module!r} of type {type(module).__name__}")
     found = declared(module)
     check_written(found)
     return found
 
 
-def declared(module: torch.nn.Module) -> list[Declaration]:
+def declared(module: torch.nn.Module, *, uninitialized: bool = False) -> list[Declaration]:
     """`declarations`, with what was never written among them: its values have to come from elsewhere."""
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {module!r} of type {type(module).__name__}")
     with recording_paused():
-        found = walk(module)
+        found = walk(module, uninitialized=uninitialized)
         pieces = [_pieces(each) for each in found]
         sources = DrawSources()
         for each, known in zip(found, pieces, strict=True):

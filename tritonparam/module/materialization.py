@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from tritonparam.dtype import DTypeLike, float_dtype
-from tritonparam.module.declaration import Declaration, declarations
+from tritonparam.module.declaration import Declaration, check_written, declared
 from tritonparam.module.deferred import recording_paused
 from tritonparam.module.replay import Replay
 from tritonparam.module.takeover import take_over
@@ -65,7 +65,9 @@ def materialize(
         if device is not None:
             checked_device(device, backend)
         float_dtype(dtype)
-        work = Materialization(declarations(module), device, dtype, backend)
+        found = declared(module, uninitialized=True)
+        check_written(found)
+        work = Materialization(found, device, dtype, backend)
         work.write(seed)
         work.take_over(module)
     return module
@@ -101,6 +103,7 @@ class Materialization:
 
     def write(self, seed: int, loaded: Collection[Declaration] = ()) -> None:
         """Allocate every tensor, and write all but those that are `loaded`, which the caller writes afterwards."""
+        self._seed = seed
         _allocate(self._storages, seed, loaded)
         _write(self._storages, seed, self._backend, loaded)
 
@@ -131,7 +134,11 @@ class Materialization:
                 for each in storage.declarations
                 for mine in each.tensors
             ],
+            self._replayed,
         )
+
+    def _replayed(self, versions: list[Version]) -> list[torch.UntypedStorage]:
+        return Replay(self._seed, self._storages[0].declarations[0].sources).run(versions)
 
 
 def shown_by(declaration: Declaration, others: Iterable[Declaration]) -> bool:
@@ -162,7 +169,8 @@ class _Storage:
     @property
     def nbytes(self) -> int:
         """The size of the real storage."""
-        nbytes = self.declarations[0].tensors[0].untyped_storage().nbytes()
+        with torch._C.DisableTorchFunction():
+            nbytes = self.declarations[0].tensors[0].untyped_storage().nbytes()
         before, after = next(iter(self.dtypes.items()))
         return nbytes if before == after else nbytes // before.itemsize * after.itemsize
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import types
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
 
 from tritonparam.module.tape import History
 from tritonparam.plan import View
+
+_MOST_PATHS = 1024
+_MOST_DEPTH = 16
+_REGISTERED = ("_parameters", "_buffers", "_modules")
+_LEAVES = (
+    *(str, bytes, bytearray, int, float, complex, type(None), type, range, slice, torch.Size, torch.dtype),
+    *(types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.GeneratorType),
+)
 
 
 @dataclass
@@ -24,35 +36,59 @@ class Found:
     tensors: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
-def _named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, str, bool]]:
-    """Every parameter, then every buffer, under every name: name, tensor, kind, persistent."""
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        yield name, parameter, "parameter", True
-    for prefix, owner in module.named_modules(remove_duplicate=False):
-        for name, buffer in owner._buffers.items():
-            if buffer is not None:
-                persistent = name not in owner._non_persistent_buffers_set
-                yield f"{prefix}.{name}" if prefix else name, buffer, "buffer", persistent
+@dataclass(frozen=True, slots=True)
+class Scripted:
+    """A value that a module of TorchScript has of its own, in C++, with tensors in it."""
+
+    owner: Any
+    name: str
+    value: Any
+
+    def set(self) -> None:
+        """Make the owner have the value, with what its tensors are now."""
+        self.owner.setattr(self.name, self.value)
 
 
-def walk(module: torch.nn.Module) -> list[Found]:
+def walk(module: torch.nn.Module, *, uninitialized: bool = False) -> list[Found]:
+    """Every tensor of `module`: parameters, then buffers, then deferred ones that are neither, as "attribute".
+
+    Those are found in the attributes of the modules, in lists, tuples, sets, dicts, partial functions, bound methods
+    and the attributes of other objects, at most 16 steps deep, and in modules found so that are not registered and are
+    no parent of `module`; also gradients. What a closure, a class or a weak reference holds is out of reach. Their
+    names are the paths: "freqs", "tables.m", "extra.0", "weight.grad".
+
+    A module that is registered several times is found under each of its names, up to the first 1,024; one that is
+    registered inside itself is not entered again.
+
+    Args:
+        module: What to walk through.
+        uninitialized: List parameters and buffers of lazy modules that have no shape yet, as empty tensors.
+
+    Raises:
+        ValueError: Parameters or buffers are on the meta device and not deferred, or have no shape yet and
+            `uninitialized` is False; the error names them.
+    """
     found: dict[object, Found] = {}
     lost, unwritten = [], []
-    for name, tensor, kind, persistent in _named_tensors(module):
-        if is_lazy(tensor):
-            unwritten.append(name)
-            continue
-        history = History.of(tensor)
-        if history is None and tensor.is_meta:
-            lost.append(name)
-            continue
-        view = View.of(tensor) if tensor.layout == torch.strided else View(tuple(tensor.shape), (), 0, tensor.dtype)
-        key = id(tensor) if history is None else (history.key, view)
-        each = found.setdefault(key, Found(history, view, kind))
-        each.names.append(name)
-        if persistent:
-            each.saved_names.append(name)
-        each.tensors[id(tensor)] = tensor
+    with torch._C.DisableTorchFunction():
+        for name, tensor, kind, persistent in _named_tensors(module):
+            plain = tensor.detach() if is_lazy(tensor) else tensor
+            if is_lazy(tensor) and not uninitialized:
+                unwritten.append(name)
+                continue
+            history = History.of(plain)
+            if history is None and plain.is_meta and kind != "attribute":
+                lost.append(name)
+            if history is None and (plain.is_meta or is_lazy(tensor) or kind == "attribute"):
+                continue
+            view = View.of(plain) if plain.layout == torch.strided else View(tuple(plain.shape), (), 0, plain.dtype)
+            key = id(tensor) if history is None else (history.key, view)
+            each = found.setdefault(key, Found(history, view, kind))
+            if kind != "attribute" or each.kind == "attribute":
+                each.names.append(name)
+            if persistent:
+                each.saved_names.append(name)
+            each.tensors[id(tensor)] = tensor
     if lost:
         raise ValueError(
             f"tensors on the meta device that do not know their values: {', '.join(lost)}; they were made or copied "
@@ -65,3 +101,191 @@ def walk(module: torch.nn.Module) -> list[Found]:
 def raise_unwritten(names: list[str]) -> None:
     if names:
         raise ValueError(f"uninitialized tensors, some of whose elements were never written: {', '.join(names)}")
+
+
+def scripted(module: torch.nn.Module) -> list[Scripted]:
+    """What the modules of TorchScript that `module` is or has hold in C++, where tensors of Python are copied to.
+
+    Raises:
+        RuntimeError: One was traced with a deferred tensor as a constant.
+    """
+    attributes = _Attributes(module)
+    for _ in attributes.tensors():
+        pass
+    for name, inner in attributes.scripts:
+        for method in inner._method_names():
+            for node in inner._get_method(method).graph.findAllNodes("prim::Constant"):
+                is_tensor = node.hasAttribute("value") and node.kindOf("value") == "t"
+                if is_tensor and History.of(node.t("value")) is not None:
+                    raise RuntimeError(
+                        f"{name} cannot be made real in place: its trace has a deferred tensor of shape "
+                        f"{tuple(node.t('value').shape)} as a constant; make that a buffer, or trace after materialize"
+                    )
+    return attributes.scripted
+
+
+def _named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, str, bool]]:
+    """Every tensor, under every name: name, tensor, kind, persistent."""
+    paths = list(_paths(module))
+    attributes = _Attributes(module)
+    for prefix, owner in paths:
+        for name, parameter in owner._parameters.items():
+            if parameter is not None:
+                attributes.leave_out(prefix + name, parameter)
+                yield prefix + name, parameter, "parameter", True
+    for prefix, owner in paths:
+        for name, buffer in owner._buffers.items():
+            if buffer is not None:
+                attributes.leave_out(prefix + name, buffer)
+                yield prefix + name, buffer, "buffer", name not in owner._non_persistent_buffers_set
+    for name, tensor in attributes.tensors():
+        yield name, tensor, "attribute", False
+
+
+def _paths(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The registered modules in their order, with what the names of their tensors begin with."""
+    times: dict[int, int] = {}
+    above: set[int] = set()
+
+    def visit(prefix: str, owner: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+        key = id(owner)
+        if key in above or times.get(key, 0) == _MOST_PATHS:
+            return
+        times[key] = times.get(key, 0) + 1
+        above.add(key)
+        yield prefix, owner
+        for name, child in owner._modules.items():
+            if child is not None:
+                yield from visit(f"{prefix}{name}.", child)
+        above.remove(key)
+
+    return visit("", module)
+
+
+class _Attributes:
+    """The tensors that a module has in other places than its parameters and buffers.
+
+    Nothing is called to find them: neither properties nor methods of what is looked into.
+
+    Attributes:
+        scripted: What modules of TorchScript hold, of those that were looked into.
+        scripts: Their names, and what they are in C++.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.scripted: list[Scripted] = []
+        self.scripts: list[tuple[str, Any]] = []
+        self._module = module
+        self._seen: dict[int, object] = {}  # the objects, so that no two of them have one id
+        self._with_gradients: list[tuple[str, torch.Tensor]] = []
+
+    def leave_out(self, name: str, tensor: torch.Tensor) -> None:
+        """Look for no tensor but the gradient of this one, which has a name already."""
+        if self._is_new(tensor):
+            self._with_gradients.append((name, tensor))
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every one of them once, with the first path that leads to it."""
+        registered = [(prefix, owner) for prefix, owner in _paths(self._module) if self._is_new(owner)]
+        for name, tensor in self._with_gradients:
+            yield from self._gradient(name, tensor)
+        for prefix, owner in registered:
+            yield from self._in_all(prefix, _parts_of_module(owner), 0)
+            yield from self._in_script(prefix, owner)
+
+    def _is_new(self, value: object) -> bool:
+        if id(value) in self._seen:
+            return False
+        self._seen[id(value)] = value
+        return True
+
+    def _in_all(
+        self, prefix: str, parts: Iterable[tuple[str, object]], depth: int
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, value in parts:
+            kind = type(value)
+            if issubclass(kind, _LEAVES) and not hasattr(kind, "_fields"):
+                continue
+            if depth < _MOST_DEPTH and self._is_new(value):
+                yield from self._in(prefix + name, value, depth + 1)
+
+    def _in(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, torch.Tensor]]:
+        if issubclass(type(value), torch.Tensor):
+            yield name, value
+            yield from self._gradient(name, value)
+        elif issubclass(type(value), torch.nn.Module):
+            if not any(each is self._module for each in value.modules()):
+                for prefix, owner in _paths(value):
+                    if owner is value or self._is_new(owner):
+                        start = f"{name}.{prefix}"
+                        for group in (owner._parameters, owner._buffers):
+                            yield from self._in_all(start, list(group.items()), depth)
+                        yield from self._in_all(start, _parts_of_module(owner), depth)
+                        yield from self._in_script(start, owner)
+        else:
+            yield from self._in_all(f"{name}.", _parts(value), depth)
+
+    def _in_script(self, prefix: str, owner: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+        inner, concrete = vars(owner).get("_c"), vars(owner).get("_concrete_type")
+        if isinstance(owner, torch.jit.ScriptModule) and inner is not None and concrete is not None:
+            held = [Scripted(inner, name, inner.getattr(name)) for name in concrete.get_attributes()]
+            self.scripted += held
+            self.scripts.append((prefix.rstrip(".") or "the module", inner))
+            yield from self._in_all(prefix, [(each.name, each.value) for each in held], 0)
+
+    def _gradient(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        gradient = tensor.grad if tensor.is_leaf else None
+        if gradient is not None and self._is_new(gradient):
+            yield f"{name}.grad", gradient
+
+
+def _parts_of_module(module: torch.nn.Module) -> list[tuple[str, object]]:
+    """The attributes of a module that are not registered; hooks by their place, since their numbers are arbitrary."""
+    parts: list[tuple[str, object]] = []
+    for name, value in list(vars(module).items()):
+        if name.endswith("_hooks") and issubclass(type(value), dict):
+            parts += ((f"{name}.{n}", hook) for n, hook in enumerate(dict.values(value)))
+        elif name not in _REGISTERED:
+            parts.append((name, value))
+    return parts
+
+
+def _parts(value: Any) -> list[tuple[str, object]]:
+    """What an object consists of, as far as Python tells without calling anything of it."""
+    kind = type(value)
+    parts: list[tuple[str, object]] = []
+    if issubclass(kind, dict):
+        for n, (key, item) in enumerate(dict.items(value)):
+            parts.append((str(key) if type(key) in (str, int) else str(n), item))
+            parts.append((f"keys.{n}", key))
+    elif issubclass(kind, tuple):
+        names = getattr(kind, "_fields", None) or map(str, range(tuple.__len__(value)))
+        parts += zip(names, tuple.__iter__(value), strict=False)
+    elif issubclass(kind, list):
+        parts += ((str(n), item) for n, item in enumerate(list.__iter__(value)))
+    elif issubclass(kind, deque):
+        parts += ((str(n), item) for n, item in enumerate(deque.__iter__(value)))
+    elif issubclass(kind, (set, frozenset)):
+        # Sets have no order; tensors have the one in which they were made.
+        made = [(history.key, item) for item in (*value,) if (history := History.of(item)) is not None]
+        parts += ((str(n), item) for n, (_, item) in enumerate(sorted(made, key=lambda pair: pair[0])))
+    elif issubclass(kind, functools.partial):
+        parts += [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
+    elif issubclass(kind, types.MethodType):
+        parts.append(("self", value.__self__))
+    return parts + _attributes(value)
+
+
+def _attributes(value: object) -> list[tuple[str, object]]:
+    try:
+        parts = list(object.__getattribute__(value, "__dict__").items())
+    except (AttributeError, TypeError):
+        parts = []
+    for kind in type(value).__mro__:
+        for name, member in vars(kind).items():
+            if isinstance(member, types.MemberDescriptorType) and kind.__module__ != "builtins":
+                try:
+                    parts.append((name, member.__get__(value)))
+                except AttributeError:
+                    continue
+    return [(name, part) for name, part in parts if isinstance(name, str)]
