@@ -29,7 +29,7 @@ from tritonparam.tensor import Tensor
 
 if TYPE_CHECKING:
     from tritonparam.checkpoint import LoadReport, SaveReport, load, save
-    from tritonparam.module import declarations, deferred_init, materialize
+    from tritonparam.module import Ledger, declarations, deferred_init, ledger, materialize
 
 __all__ = [
     "Box",
@@ -38,6 +38,7 @@ __all__ = [
     "Fill",
     "Generator",
     "Law",
+    "Ledger",
     "LoadReport",
     "Normal",
     "Parameter",
@@ -56,6 +57,7 @@ __all__ = [
     "get_generator",
     "get_seed",
     "initializer",
+    "ledger",
     "load",
     "materialize",
     "save",
@@ -64,6 +66,6 @@ __all__ = [
 
 __getattr__, __dir__ = lazily(
     __name__,
-    dict.fromkeys(("declarations", "deferred_init", "materialize"), "module")
+    dict.fromkeys(("Ledger", "declarations", "deferred_init", "ledger", "materialize"), "module")
     | dict.fromkeys(("LoadReport", "SaveReport", "load", "save"), "checkpoint"),
 )

@@ -18,7 +18,7 @@ from tritonparam.checkpoint.staging import Move, move
 from tritonparam.checkpoint.stored import Checkpoint, StoredTensor
 from tritonparam.checkpoint.targets import Layouts, Renaming, Slot, Target, lay_slots, listed, rename, slots_of
 from tritonparam.dtype import DTypeLike, float_dtype
-from tritonparam.module import recording_paused
+from tritonparam.module import note_loaded, recording_paused
 from tritonparam.plan import check_memory, check_writable, checked_device, resolve_backend
 from tritonparam.stream import Generator
 from tritonparam.tensor import REALIZING
@@ -93,8 +93,10 @@ def load(
         seed: Of what is initialized in a module, as for `materialize`. Parameters have theirs.
         device: A CPU or CUDA device for what is lazy or deferred; None for torch's default one, and for the one a
             deferred tensor was made for.
-        dtype: A floating-point dtype for the floating-point tensors among what is lazy or deferred; None for the one
-            each was declared with.
+        dtype: A floating-point dtype for the parameters among what is lazy or deferred, and for the buffers whose dtype
+            the constructor left to torch's default. A buffer for which it named one, such as the `inv_freq` of rotary
+            embeddings, keeps it, as in `materialize` and with `from_pretrained(dtype=)` of transformers. None for the
+            dtype that each was declared with.
         backend: What writes the values, as for `Plan`. It changes none.
         progress: Whether to show a bar on standard error; None shows one on a terminal, for more than 1 GB.
 
@@ -150,6 +152,8 @@ def load(
                 for moves in (*first, last):
                     move(moves, backend, bar.advance)
             pending.become()
+            if isinstance(target, torch.nn.Module):
+                note_loaded(target, (name for slot, _ in real for name in slot.names))
         finally:
             stored.close()
         return match.report()

@@ -9,7 +9,7 @@ import torch
 
 from tritonparam.checkpoint.targets import Slot
 from tritonparam.dtype import as_dtype
-from tritonparam.module import Materialization, check_written, shown_by
+from tritonparam.module import Materialization, check_written, note_made, shown_by
 from tritonparam.parameter import Parameter
 from tritonparam.plan import checked_device
 from tritonparam.tensor import Content, Tensor, empty, lazy_like, realize
@@ -76,7 +76,8 @@ class _Deferred:
         self._loaded = {slot.declaration: slot for slot in loaded if slot.declaration is not None}
         others = [slot.declaration for slot in drawn if slot.declaration is not None]
         check_written(each for each in others if not shown_by(each, self._loaded))
-        self._work = Materialization((*self._loaded, *others), device, dtype, backend)
+        self._states = dict.fromkeys(self._loaded, "loaded") | dict.fromkeys(others, "initialized")
+        self._work = Materialization(self._states, device, dtype, backend)
         made = self._work.dtypes()
         self.dtypes = {slot: made[each] for each, slot in self._loaded.items()}
 
@@ -86,6 +87,7 @@ class _Deferred:
 
     def become(self) -> None:
         self._work.take_over(self._module)
+        note_made(self._module, self._states)
 
 
 class _Lazy:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from tritonparam.module.declaration import BoxLaw, Declaration, check_written, declarations, declared
 from tritonparam.module.deferred import deferred_init, recording_paused
-from tritonparam.module.materialization import Materialization, materialize, shown_by
+from tritonparam.module.materialization import Materialization, materialize, memory_peak, shown_by
 from tritonparam.module.source import Elements, Source
+from tritonparam.module.state_ledger import Ledger, LedgerRow, ledger, note_loaded, note_made, why_replayed
 from tritonparam.module.tape import History
 
 __all__ = [
@@ -17,13 +18,20 @@ __all__ = [
     "Declaration",
     "Elements",
     "History",
+    "Ledger",
+    "LedgerRow",
     "Materialization",
     "Source",
     "check_written",
     "declarations",
     "declared",
     "deferred_init",
+    "ledger",
     "materialize",
+    "memory_peak",
+    "note_loaded",
+    "note_made",
     "recording_paused",
     "shown_by",
+    "why_replayed",
 ]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn.modules.batchnorm import _NormBase
 
 from tritonparam.module.deferred import recording_paused
-from tritonparam.module.draw_sources import DrawSources
-from tritonparam.module.replay import Replay
+from tritonparam.module.full_names import DrawSources, Keyed, drawn_on_the_way, joined, keep, kept, whole_of
+from tritonparam.module.replay import Replay, is_defined
 from tritonparam.module.source import Source
-from tritonparam.module.tape import Draw, History, Node, Piece, Version, is_written, recognize, slice_of
-from tritonparam.module.walk import Found, raise_unwritten, walk
+from tritonparam.module.tape import Draw, History, Node, Piece, recognize
+from tritonparam.module.walk import Found, walk
+from tritonparam.module.watch import check_unseen_writes
 from tritonparam.plan import Box, Fill, View, box_in
 from tritonparam.stream import Law
 
@@ -37,12 +40,15 @@ class Declaration:
     """One tensor of a module: what it is called and what it holds, or will hold once it is made.
 
     Attributes:
-        name: Its fully qualified name, the first if it has several. Its values depend on it.
+        name: Its name in the module that was given, the first if it has several. Its values depend on its full name:
+            the one in the whole that the module was built in as a part.
         aliases: Its further names, of tied parameters or buffers.
-        kind: "parameter" or "buffer".
+        kind: "parameter", "buffer", or "attribute" for a deferred tensor that the module holds in another way.
         persistent: Whether it is part of the state dict, by any of its names.
         saved_names: Those names.
         dtype: The dtype it was made with.
+        keeps_dtype: Whether the argument `dtype` of `materialize` and `load` leaves it alone: it is not floating-point,
+            or a buffer for which the constructor named a dtype.
         shape: Its shape.
         laws: Disjoint boxes that cover it, in order, with their laws; None where its values come from replaying what
             was done to it, or are there already.
@@ -62,6 +68,12 @@ class Declaration:
     pieces: tuple[Piece, ...] = field(repr=False)
     sources: Mapping[Draw | Node, Source] = field(repr=False)
     saved_names: tuple[str, ...] = field(repr=False)
+    full_names: tuple[str, ...] = field(repr=False)
+    keeps_dtype: bool = field(repr=False)
+
+    def dtype_in(self, dtype: torch.dtype | None) -> torch.dtype:
+        """The dtype that it has in a module made with the argument `dtype`."""
+        return self.dtype if dtype is None or self.keeps_dtype else dtype
 
     def fills(self, out: torch.Tensor, seed: int, box: Box | None = None) -> list[Fill]:
         """The operations that write the values into `out`, at most one for each of `laws`.
@@ -115,7 +127,7 @@ class Declaration:
 def declarations(module: torch.nn.Module) -> list[Declaration]:
     """What every parameter and buffer of `module` holds, or will hold; nothing is allocated or changed.
 
-    Parameters come first, then buffers, both in the order of the module. Tensors that show the same elements of one
+    Parameters come first, then buffers, then attributes, each in the order of the module. Tensors that show the same elements of one
     storage are one declaration with several names. Those that were not deferred are listed too: `replay` copies them.
 
     Args:
@@ -132,31 +144,158 @@ def declarations(module: torch.nn.Module) -> list[Declaration]:
         >>> [(each.name, each.laws[0].law) for each in declarations(model)]
         [('weight', Constant(value=1.0)), ('bias', Constant(value=0.0))]
     """
+    check_module(module)
     found = declared(module)
     check_written(found)
     return found
 
 
-def declared(module: torch.nn.Module, *, uninitialized: bool = False) -> list[Declaration]:
-    """`declarations`, with what was never written among them: its values have to come from elsewhere."""
+def check_module(module: object) -> None:
+    """Refuse what is no module.
+
+    Raises:
+        TypeError: It is none.
+    """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, got {module!r} of type {type(module).__name__}")
+
+
+def declared(module: torch.nn.Module, prefix: str | None = None) -> list[Declaration]:
+    """`declarations`, with what was never written among them: its values have to come from elsewhere."""
+    return surveyed(module, prefix).own
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A module, and the whole that it is a part of.
+
+    Attributes:
+        own: What the module declares.
+        beyond: What other parts of the whole declare about storages that the module's tensors show too.
+        whole: The whole; the module itself where there is none.
+        keyed: What was decided about the whole.
+    """
+
+    own: list[Declaration]
+    beyond: list[Declaration]
+    whole: torch.nn.Module
+    keyed: Keyed
+
+    def settle(self) -> None:
+        """Keep what was decided while some of the whole is deferred, so that no value depends on what came first."""
+        deferred = (*self.whole.parameters(), *self.whole.buffers())
+        keep(self.whole, self.keyed if any(History.of(each) is not None for each in deferred) else None)
+
+
+def surveyed(module: torch.nn.Module, prefix: str | None = None, *, uninitialized: bool = False) -> Survey:
+    """What `module` declares, under the full names that it has; nothing is allocated or changed.
+
+    Args:
+        module: Any module.
+        prefix: What its names come after, with a dot; None for `full_prefix`.
+        uninitialized: As for `walk`.
+    """
     with recording_paused():
+        whole, path = whole_of(module)
+        if prefix is not None and prefix != path:
+            whole, path = module, prefix
         found = walk(module, uninitialized=uninitialized)
-        pieces = [_pieces(each) for each in found]
-        sources = DrawSources()
-        for each, known in zip(found, pieces, strict=True):
-            sources.key_held(each.names[0], each.view.shape, known or ())
-        for each, known in zip(found, pieces, strict=True):
-            if known is None and each.history is not None and each.history.head is not None:
-                sources.key_replayed(each.names[0], each.history.head)
-        return [_declaration(each, known, sources) for each, known in zip(found, pieces, strict=True)]
+        check_unseen_writes((each.names[0], each.history) for each in found if each.history is not None)
+        before, behind = (path, "") if whole is module else ("", path)
+        known, everything = kept(whole, before), found
+        storages = {each.history.key for each in found if each.history is not None}
+        is_known = known is not None and not storages & known.spread and _is_keyed(found, known)
+        if whole is not module and storages and not is_known:
+            try:
+                everything = walk(whole, uninitialized=True)
+            except ValueError:  # of parts that are none of the caller's business
+                whole, before, behind = module, path, ""
+        keyed = known if known is not None and is_known else _keyed(everything, before, known or Keyed(before))
+        own = {tensor for each in found for tensor in each.tensors}
+        beyond = [
+            each
+            for each in everything
+            if each.history is not None and each.history.key in storages and not own.issuperset(each.tensors)
+        ]
+        kinds = _Kinds(module, found, whole, beyond)
+        return Survey(
+            [_declaration(each, keyed, kinds, joined(before, behind)) for each in found],
+            [_declaration(each, keyed, kinds, before) for each in beyond],
+            whole,
+            keyed,
+        )
 
 
-def _declaration(found: Found, pieces: list[Piece] | None, sources: DrawSources) -> Declaration:
+def _is_keyed(found: Iterable[Found], keyed: Keyed) -> bool:
+    """Whether it was decided before where everything comes from that is drawn in `found`."""
+    heads = [each.history.head for each in found if each.history is not None]
+    return all(draw in keyed.sources for head in heads if head is not None for draw in drawn_on_the_way(head))
+
+
+def _keyed(found: Iterable[Found], prefix: str, known: Keyed) -> Keyed:
+    """Where everything comes from that is drawn in `found`, whose names come after `prefix`."""
+    found = list(found)
+    pieces = [_pieces(each) for each in found]
+    sources = DrawSources(known.sources)
+    for each, held in zip(found, pieces, strict=True):
+        sources.key_held(joined(prefix, each.names[0]), each.view.shape, held or ())
+    for each, held in zip(found, pieces, strict=True):
+        if held is None and each.history is not None and each.history.head is not None:
+            sources.key_replayed(joined(prefix, each.names[0]), each.history.head)
+    names: dict[int, tuple[str, ...]] = {}
+    shown: Counter[int] = Counter()
+    for each in found:
+        if each.history is not None:
+            key = each.history.key
+            names[key] = (*names.get(key, ()), *(joined(prefix, name) for name in each.names))
+            shown[key] += len(each.tensors)
+    spread = frozenset(key for key, count in shown.items() if count > 1)
+    return Keyed(known.prefix, sources.found, known.names | names, known.spread | spread)
+
+
+class _Kinds:
+    """Which deferred storages keep their dtype: those whose dtype the constructor named, and only buffers show.
+
+    The running statistics of torch's norms go with their weights, with which they are used.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, found: Iterable[Found], whole: torch.nn.Module, beyond: Iterable[Found]
+    ) -> None:
+        self._cast: set[int] = set()
+        for owner, group in ((module, found), (whole, beyond)):
+            for each in group:
+                history = each.history
+                if history is not None and (
+                    each.kind == "parameter" or not history.names_dtype or _is_statistic(owner, each.names[0])
+                ):
+                    self._cast.add(history.key)
+
+    def keeps(self, each: Found) -> bool:
+        """Whether the dtype of a tensor stays."""
+        if not each.view.dtype.is_floating_point:
+            return True
+        return each.history is not None and each.history.key not in self._cast
+
+
+def _is_statistic(module: torch.nn.Module, name: str) -> bool:
+    path, _, local = name.rpartition(".")
+    if local not in ("running_mean", "running_var"):
+        return False
+    try:
+        return isinstance(module.get_submodule(path), _NormBase)
+    except AttributeError:  # an attribute's path
+        return False
+
+
+def _declaration(found: Found, keyed: Keyed, kinds: _Kinds, prefix: str) -> Declaration:
+    pieces = _pieces(found)
     laws = None
     if pieces is not None:
         laws = tuple(BoxLaw(piece.box.offsets, piece.box.sizes, piece.drawn.law) for piece in pieces)
+    names = tuple(joined(prefix, name) for name in found.names)
+    if found.history is not None:
+        names = tuple(dict.fromkeys((*names, *keyed.names.get(found.history.key, ()))))
     return Declaration(
         name=found.names[0],
         aliases=tuple(found.names[1:]),
@@ -169,8 +308,10 @@ def _declaration(found: Found, pieces: list[Piece] | None, sources: DrawSources)
         history=found.history,
         view=found.view,
         pieces=tuple(pieces or ()),
-        sources=sources.found,
+        sources=keyed.sources,
         saved_names=tuple(found.saved_names),
+        full_names=names,
+        keeps_dtype=kinds.keeps(found),
     )
 
 
@@ -182,20 +323,23 @@ def _pieces(found: Found) -> list[Piece] | None:
 
 
 def check_written(declared: Iterable[Declaration]) -> None:
-    """Refuse tensors some of whose elements were never written.
+    """Refuse parameters and buffers some of whose elements were never written; in attributes these are scratch.
 
     Raises:
         ValueError: There are some; it names them.
     """
-    unwritten = []
-    for each in declared:
-        if each.history is None or each.laws is not None:
-            continue
-        head = each.history.head
-        if not is_written(head, each.view) or (head is not None and _reads_unwritten(head)):
-            unwritten.append(each.name)
-    raise_unwritten(unwritten)
+    names = ", ".join(each.name for each in unwritten(declared) if each.kind != "attribute")
+    if names:
+        raise ValueError(
+            "uninitialized tensors, which materialize(strict=False) makes 0 where nothing was written, some of whose "
+            f"elements were never written: {names}"
+        )
 
 
-def _reads_unwritten(head: Version) -> bool:
-    return any(isinstance(step, Node) and step.reads_unwritten for step in slice_of([head])[1])
+def unwritten(declared: Iterable[Declaration]) -> list[Declaration]:
+    """Those whose values depend on elements that were never written."""
+    return [
+        each
+        for each in declared
+        if each.history is not None and each.laws is None and not is_defined(each.history.head, each.view, each.sources)
+    ]

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+import time
+import warnings
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
 import torch
 
 from tritonparam.dtype import DTypeLike, float_dtype
-from tritonparam.module.declaration import Declaration, check_written, declared
+from tritonparam.module.declaration import Declaration, check_module, check_written, surveyed, unwritten
 from tritonparam.module.deferred import recording_paused
 from tritonparam.module.replay import Replay
+from tritonparam.module.state_ledger import ledger, note_made
 from tritonparam.module.takeover import take_over
 from tritonparam.module.tape import History, Version
 from tritonparam.plan import Fill, Plan, View, apart, ask_for_huge_pages, checked_device, placement
 from tritonparam.stream import Generator
+
+Patterns = str | Iterable[str]
 
 
 def materialize(
@@ -24,8 +32,13 @@ def materialize(
     device: torch.device | str | None = None,
     dtype: DTypeLike | None = None,
     backend: str | None = None,
+    prefix: str | None = None,
+    only: Patterns | None = None,
+    skip: Patterns | None = None,
+    strict: bool = True,
+    report: bool = False,
 ) -> torch.nn.Module:
-    """Make every deferred parameter and buffer of `module` real, in place; a call that raises changes nothing.
+    """Make the deferred parameters and buffers of `module` real, in place; a call that raises changes nothing.
 
     All tensors whose elements have a known law are written by one plan; the others by doing again, on the host and in
     order, what the constructor did. Tensors stay the same objects, with their requires_grad, attributes and hooks, so
@@ -33,15 +46,27 @@ def materialize(
     already stay as they are, whatever `device` and `dtype` say: on a module that is all real this does nothing.
 
     Values depend on the seed and on the fully qualified name and the index of each element. They do not depend on
-    device, backend, other tensors, or the order of construction; dtype only rounds them. Of a submodule on its own the
-    names are others, and so are the values. The random states of torch, NumPy and Python are neither used nor changed.
+    device, backend, other tensors, or the order of construction; dtype only rounds them. A part of a module that was
+    built whole has the names, and so the values, that it has in the whole: it may be made real part by part. Tensors
+    elsewhere in the whole that show the same storage become real with it. The random states of torch, NumPy and Python
+    are neither used nor changed.
 
     Args:
         module: A module built inside `deferred_init`, all of it or in part.
         seed: 0 <= seed < 2**64.
         device: A CPU or CUDA device for all of it; None for the one each tensor was made for.
-        dtype: A floating-point dtype for all floating-point tensors; None for the one each was made with.
+        dtype: A floating-point dtype for all parameters, and for those buffers whose dtype the constructor left to
+            torch's default. A buffer for which it named one (`dtype=`, `.float()`), such as the `inv_freq` of rotary
+            embeddings, keeps it, as with `from_pretrained(dtype=)` of transformers; the running statistics of torch's
+            norms go with their weights. None for the dtype that each was made with.
         backend: What writes the values, as for `Plan`; None for the device's own.
+        prefix: What the full names of the tensors begin with, such as "layers.3"; "" for nothing. None for the path of
+            `module` in the outermost module that was built in a block and holds it.
+        only: Patterns of the names in `module` (as of `fnmatch`: "*.bias"), one or several. Only tensors with a name
+            that matches one become real. None for all.
+        skip: Patterns likewise. Tensors with a name that matches one stay deferred, for a checkpoint to overwrite.
+        strict: Whether elements that were never written are an error. If not, they are 0, and a warning names them.
+        report: Whether to print the ledger of `module`, and what it took in memory and time.
 
     Returns:
         `module`.
@@ -49,7 +74,8 @@ def materialize(
     Raises:
         TypeError: An argument has none of these types.
         ValueError: An argument is out of range; tensors were never written, or are on the meta device without being
-            deferred (the error names them); `dtype` differs for a storage that tensors of several dtypes share.
+            deferred (the error names them); `dtype` differs for a storage that tensors of several dtypes share; a
+            pattern of `only` matches nothing; `only` and `skip` divide tensors that share a storage.
         ImportError: The backend is not installed.
         RuntimeError: Something outside holds on to a tensor in such a way that it cannot be changed in place.
 
@@ -60,17 +86,81 @@ def materialize(
         >>> materialize(model, seed=7, dtype=torch.bfloat16).weight.dtype
         torch.bfloat16
     """
+    begin = time.perf_counter()
     seed = Generator(seed).seed
+    check_module(module)
+    _check_arguments(prefix, strict=strict, report=report)
     with recording_paused(), torch.inference_mode(False), torch.no_grad():
         if device is not None:
             checked_device(device, backend)
         float_dtype(dtype)
-        found = declared(module, uninitialized=True)
-        check_written(found)
-        work = Materialization(found, device, dtype, backend)
+        survey = surveyed(module, prefix, uninitialized=True)
+        chosen = _chosen(survey.own, only, skip)
+        storages = {each.history.key for each in chosen if each.history is not None}
+        chosen += [each for each in survey.beyond if each.history is not None and each.history.key in storages]
+        zeros = unwritten(chosen)
+        if strict:
+            check_written(zeros)
+        work = Materialization(chosen, device, dtype, backend)
+        names = ", ".join(each.name for each in zeros if each.kind != "attribute")
+        if names:
+            warnings.warn(f"elements that were never written are 0: {names}", stacklevel=2)
         work.write(seed)
-        work.take_over(module)
+        is_held_beyond = any(len(each.full_names) > 1 + len(each.aliases) for each in chosen)
+        work.take_over(survey.whole if is_held_beyond else module)
+        for owner, group in ((module, survey.own), (survey.whole, survey.beyond)):
+            note_made(owner, {each: "initialized" for each in group if each.history and each in chosen}, zeros)
+        survey.settle()
+    if report:
+        sys.stdout.write(f"{ledger(module)}\n{work.summary(time.perf_counter() - begin)}\n")
     return module
+
+
+def _chosen(declared: list[Declaration], only: Patterns | None, skip: Patterns | None) -> list[Declaration]:
+    """Those with a name that matches `only`, without those with a name that matches `skip`."""
+    wanted, unwanted = _patterns("only", only), _patterns("skip", skip)
+    names = [name for each in declared for name in (each.name, *each.aliases)]
+    lost = [pattern for pattern in wanted or () if names and not any(fnmatchcase(name, pattern) for name in names)]
+    if lost:
+        raise ValueError(f"only must match names of the module's tensors, got {', '.join(map(repr, lost))}")
+    chosen = [
+        each
+        for each in declared
+        if (wanted is None or _matches(each, wanted)) and (unwanted is None or not _matches(each, unwanted))
+    ]
+    taken = {each.history.key: each.name for each in chosen if each.history is not None}
+    for each in declared:
+        if each.history is not None and each.history.key in taken and each not in chosen:
+            raise ValueError(
+                f"only and skip must not divide tensors that share a storage, got {taken[each.history.key]} without "
+                f"{each.name}"
+            )
+    return chosen
+
+
+def _patterns(argument: str, patterns: Patterns | None) -> tuple[str, ...] | None:
+    if patterns is None or isinstance(patterns, str):
+        return patterns if patterns is None else (patterns,)
+    found = tuple(patterns) if isinstance(patterns, Iterable) else (patterns,)
+    if not all(isinstance(pattern, str) for pattern in found):
+        raise TypeError(f"{argument} must be a pattern of names or several, got {patterns!r}")
+    return found
+
+
+def _matches(each: Declaration, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (each.name, *each.aliases) for pattern in patterns)
+
+
+def _check_arguments(prefix: object, **flags: object) -> None:
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be a bool, got {flag!r}")
+    if prefix is None:
+        return
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix must be a string, got {prefix!r}")
+    if prefix and not all(prefix.split(".")):
+        raise ValueError(f"prefix must be names with dots between them, such as 'layers.3', or '', got {prefix!r}")
 
 
 class Materialization:
@@ -94,6 +184,8 @@ class Materialization:
         target = None if device is None else checked_device(device, backend)
         self._storages = _storages(declared, target, float_dtype(dtype))
         self._backend = backend
+        self._replayed = 0
+        self._seed = 0
         for each in {storage.device for storage in self._storages} or {torch.device("cpu")}:
             checked_device(each, backend)
 
@@ -104,7 +196,7 @@ class Materialization:
     def write(self, seed: int, loaded: Collection[Declaration] = ()) -> None:
         """Allocate every tensor, and write all but those that are `loaded`, which the caller writes afterwards."""
         self._seed = seed
-        _allocate(self._storages, seed, loaded)
+        self._replayed = _allocate(self._storages, seed, loaded)
         _write(self._storages, seed, self._backend, loaded)
 
     def outs(self, loaded: Collection[Declaration]) -> list[list[tuple[Declaration, torch.Tensor]]]:
@@ -134,11 +226,30 @@ class Materialization:
                 for each in storage.declarations
                 for mine in each.tensors
             ],
-            self._replayed,
+            self._storages_of,
         )
 
-    def _replayed(self, versions: list[Version]) -> list[torch.UntypedStorage]:
-        return Replay(self._seed, self._storages[0].declarations[0].sources).run(versions)
+    def _storages_of(self, versions: list[Version]) -> list[torch.UntypedStorage]:
+        return Replay(self._seed, self._storages[0].declarations[0].sources, blank=0).run(versions)
+
+    def summary(self, seconds: float) -> str:
+        """What it took, in a line: how many tensors, how much memory where, and how long."""
+        made = sum(len(storage.declarations) for storage in self._storages)
+        sizes: Counter[str] = Counter()
+        for storage in self._storages:
+            sizes[str(storage.device)] += storage.nbytes
+        memory = ", ".join(f"{nbytes:,} bytes on {device}" for device, nbytes in sizes.items()) or "0 bytes"
+        return f"made {made} tensors, {memory}, in {seconds:.3f} s; {self._replayed} replayed; {memory_peak()}"
+
+
+def memory_peak() -> str:
+    """The most host memory that the process had at a time, in words."""
+    try:
+        import resource
+    except ImportError:
+        return "memory of the process: not told by this system"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"most memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit:,} bytes"
 
 
 def shown_by(declaration: Declaration, others: Iterable[Declaration]) -> bool:
@@ -169,7 +280,7 @@ class _Storage:
     @property
     def nbytes(self) -> int:
         """The size of the real storage."""
-        with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction():  # lazy modules' parameters refuse to tell
             nbytes = self.declarations[0].tensors[0].untyped_storage().nbytes()
         before, after = next(iter(self.dtypes.items()))
         return nbytes if before == after else nbytes // before.itemsize * after.itemsize
@@ -191,8 +302,7 @@ def _storages(
         if history is not None:
             storage = storages.setdefault(history.key, _Storage(history, device or history.device))
             storage.declarations.append(each)
-            casts = dtype is not None and each.dtype.is_floating_point
-            storage.dtypes[each.dtype] = dtype if dtype is not None and casts else each.dtype
+            storage.dtypes[each.dtype] = each.dtype_in(dtype)
     for storage in storages.values():
         if len(storage.dtypes) > 1 and any(before != after for before, after in storage.dtypes.items()):
             names = ", ".join(each.name for each in storage.declarations)
@@ -202,8 +312,11 @@ def _storages(
     return list(storages.values())
 
 
-def _allocate(storages: list[_Storage], seed: int, loaded: Collection[Declaration]) -> None:
-    """Give every storage its memory, with the replayed values in it."""
+def _allocate(storages: list[_Storage], seed: int, loaded: Collection[Declaration]) -> int:
+    """Give every storage its memory, with the replayed values in it, of which there are as many as it returns.
+
+    What was never written is 0.
+    """
     replayed: list[tuple[_Storage, Version]] = []
     for storage in storages:
         head = storage.history.head
@@ -211,8 +324,10 @@ def _allocate(storages: list[_Storage], seed: int, loaded: Collection[Declaratio
             replayed.append((storage, head))
         else:
             storage.real = _empty(storage.nbytes, storage.device)
+            if head is None and any(each not in loaded for each in storage.declarations):
+                View((storage.nbytes,), (1,), 0, torch.uint8).on(storage.real).zero_()
     sources = storages[0].declarations[0].sources if storages else {}
-    hosts = Replay(seed, sources).run([head for _, head in replayed])
+    hosts = Replay(seed, sources, blank=0).run([head for _, head in replayed])
     for (storage, _), host in zip(replayed, hosts, strict=True):
         before, after = next(iter(storage.dtypes.items()))
         if storage.device == torch.device("cpu") and before == after:
@@ -220,6 +335,7 @@ def _allocate(storages: list[_Storage], seed: int, loaded: Collection[Declaratio
         else:
             flat = View((host.nbytes() // before.itemsize,), (1,), 0, before).on(host)
             storage.real = flat.to(storage.device, after).untyped_storage()
+    return len(replayed)
 
 
 def _empty(nbytes: int, device: torch.device) -> torch.UntypedStorage:
