@@ -57,6 +57,13 @@ def build():
     model[3].register_buffer("scratch", torch.zeros(3), persistent=False)
     return model
 
+def build_rotary():
+    model = nn.ModuleList([nn.Linear(4, 4), nn.BatchNorm1d(4)])
+    nn.init.orthogonal_(model[0].weight)
+    model.register_buffer("inv_freq", 1 / 10000 ** (torch.arange(0, 8, 2).float() / 8))
+    model.register_buffer("scale", torch.ones(4))
+    return model
+
 class Namespace:
     @staticmethod
     def make():
@@ -154,6 +161,35 @@ def test_a_callable_is_built_as_declared(run: Run, tmp_path: Path, module_file: 
     assert plain["1.weight"].abs().max() <= 0.04
     assert not (tmp_path / "a" / "config.json").exists()
     assert run("init", f"{module_file}:Namespace.make", "--out", "c")[0] == 0
+
+
+def test_buffers_whose_dtype_was_named_keep_it(run: Run, tmp_path: Path, module_file: str) -> None:
+    """As `materialize(dtype=)` has it, and transformers when it loads or saves; a record repeats it."""
+    assert run("init", f"{module_file}:build_rotary", "--out", "m", "--dtype", "bf16")[0] == 0
+    want = {"inv_freq": torch.float32, "1.num_batches_tracked": torch.int64}
+    got = load(tmp_path / "m")
+    assert {name: value.dtype for name, value in got.items()} == {name: want.get(name, torch.bfloat16) for name in got}
+    assert torch.equal(got["inv_freq"], 1 / 10000 ** (torch.arange(0, 8, 2).float() / 8))
+    assert run("init", "m/tritonparam.json", "--out", "again")[0] == 0
+    assert {name: value.dtype for name, value in load(tmp_path / "again").items()} == {
+        name: value.dtype for name, value in got.items()
+    }
+
+
+def test_a_report_has_a_row_for_every_tensor(run: Run, tmp_path: Path, module_file: str) -> None:
+    """On request, after the summary, with memory and time; in JSON too."""
+    assert "declared" not in run("init", f"{module_file}:build_rotary", "--out", "a")[1]
+    code, out, err = run("init", f"{module_file}:build_rotary", "--out", "b", "--report")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[1].split() == ["name", "kind", "shape", "dtype", "state", "law", "key", "why"]
+    assert any(line.startswith("0.weight ") and "linalg_qr" in line for line in lines)
+    assert any(line.startswith("0.bias ") and "Uniform(" in line for line in lines)
+    assert lines[-2].endswith("9 tensors: 9 initialized")
+    assert re.fullmatch(r"9 tensors, [\d,]+ bytes, in .* s; most memory of the process: [\d,]+ bytes", lines[-1])
+    row = json.loads(run("init", f"{module_file}:build_rotary", "--out", "c", "--report", "--json")[1])
+    assert {each["name"]: each["why"] for each in row["ledger"]}["inv_freq"]
+    assert "ledger" not in json.loads(run("init", f"{module_file}:build_rotary", "--out", "d", "--json")[1])
 
 
 def test_a_terminal_shows_a_table_with_the_whole_digest(

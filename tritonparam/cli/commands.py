@@ -66,7 +66,10 @@ def init(
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="bf16, fp16, fp32, fp64, float8_e4m3fn or float8_e5m2. \\[default: the config's, else fp32]"),
+        typer.Option(
+            help="Of parameters and buffers that name none: bf16, fp16, fp32, fp64, float8_e4m3fn or float8_e5m2. "
+            "\\[default: the config's, else fp32]"
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="cuda or cpu; changes no value. \\[default: cuda where there is one]")
@@ -82,6 +85,9 @@ def init(
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Print the law and key of every tensor, and the memory and time it took.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Write the freshly initialized checkpoint of SPEC: sharded safetensors, its config, and a record to repeat it.
@@ -90,7 +96,7 @@ def init(
     all of it is there.
     """
     from tritonparam.checkpoint import ProgressBar, check_target, parse_dtype, parse_size
-    from tritonparam.cli.init import check_device, prepare, print_written, write_checkpoint, written_json
+    from tritonparam.cli.init import check_device, prepare, print_report, print_written, write_checkpoint, written_json
 
     check_target(out, overwrite)
     size = None if max_shard_size is None else parse_size(max_shard_size, "--max-shard-size")
@@ -102,9 +108,11 @@ def init(
             job, out, device=where, backend=backend, overwrite=overwrite, progress=progress.advance
         )
     if as_json:
-        typer.echo(written_json(job, written, out))
+        typer.echo(written_json(job, written, out, report=report))
     else:
         print_written(written, out)
+        if report:
+            print_report(job, written)
 
 
 @app.command(epilog=INSPECT_EXAMPLES)

@@ -7,7 +7,7 @@ them a record of how they were made.
 from __future__ import annotations
 
 from tritonparam.cli.init.job import declared_entries, prepare
-from tritonparam.cli.init.printing import print_written, written_json
+from tritonparam.cli.init.printing import print_report, print_written, written_json
 from tritonparam.cli.init.spec import Spec
 from tritonparam.cli.init.writing import check_device, write_checkpoint
 
@@ -16,6 +16,7 @@ __all__ = [
     "check_device",
     "declared_entries",
     "prepare",
+    "print_report",
     "print_written",
     "write_checkpoint",
     "written_json",

@@ -111,8 +111,8 @@ def prepare(
     Args:
         spec: A configuration file, a folder with one, `package.module:callable`, or a record.
         seed: 0 where None.
-        dtype: The dtype of every floating-point tensor; where None the configuration's own or float32, or, for a
-            callable, each tensor's own.
+        dtype: The dtype of every parameter, and of the buffers that take it in `materialize`; where None the
+            configuration's own or float32, or, for a callable, each tensor's own.
         max_shard_size: The most bytes of tensors in one file; 5 GB where None.
 
     Raises:
@@ -165,10 +165,13 @@ def _declarations(module: torch.nn.Module, text: str) -> list[Declaration]:
 
 
 def _entry(declaration: Declaration, dtype: torch.dtype | None) -> Entry:
-    own = declaration.dtype
-    dtype = dtype if dtype is not None and own.is_floating_point else own
     return Entry(
-        declaration.name, declaration.aliases, declaration.kind, dtype, tuple(declaration.shape), declaration.laws
+        declaration.name,
+        declaration.aliases,
+        declaration.kind,
+        declaration.dtype_in(dtype),
+        tuple(declaration.shape),
+        declaration.laws,
     )
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import typer
 
-from tritonparam.checkpoint import format_size
+from tritonparam.checkpoint import dtype_name, format_size
 from tritonparam.cli.init.job import Job
 from tritonparam.cli.init.writing import Written
+from tritonparam.cli.record import Entry
+from tritonparam.module import Ledger, LedgerRow, memory_peak, why_replayed
+from tritonparam.stream import Constant, derive_key
 
 
 def print_written(written: Written, out: Path) -> None:
@@ -34,8 +37,35 @@ def print_written(written: Written, out: Path) -> None:
     console.print(table)
 
 
-def written_json(job: Job, written: Written, out: Path) -> str:
-    """The same, and what `job` said, as one line of JSON."""
+def print_report(job: Job, written: Written) -> None:
+    """Print where the values of each tensor come from, and what the run took in memory and time."""
+    typer.echo(str(_ledger(job)))
+    typer.echo(f"{written.tensors} tensors, {written.nbytes:,} bytes, in {written.seconds:.3f} s; {memory_peak()}")
+
+
+def _ledger(job: Job) -> Ledger:
+    return Ledger(tuple(_row(job, entry) for entry in job.entries))
+
+
+def _row(job: Job, entry: Entry) -> LedgerRow:
+    replayed = job.replays.get(entry.name)
+    own = derive_key(job.seed, entry.name)
+    keys = {own if origin is None else origin.key for box, origin in entry.boxes() if not isinstance(box.law, Constant)}
+    return LedgerRow(
+        entry.name,
+        entry.aliases,
+        entry.kind,
+        entry.shape,
+        entry.dtype,
+        "cloned" if keys and own not in keys else "initialized",
+        entry.laws,
+        ", ".join(entry.name if key == own else f"{key:#018x}" for key in sorted(keys)),
+        "" if replayed is None else why_replayed(replayed),
+    )
+
+
+def written_json(job: Job, written: Written, out: Path, *, report: bool = False) -> str:
+    """The same, and what `job` said, as one line of JSON; with `report`, a row for every tensor too."""
     row = {
         "out": str(out),
         "parameters": written.parameters,
@@ -49,4 +79,20 @@ def written_json(job: Job, written: Written, out: Path) -> str:
         "files": list(written.shards),
         "reused_files": written.reused,
     }
+    if report:
+        row["memory"] = memory_peak()
+        row["ledger"] = [
+            {
+                "name": each.name,
+                "aliases": each.aliases,
+                "kind": each.kind,
+                "shape": each.shape,
+                "dtype": dtype_name(each.dtype),
+                "state": each.state,
+                "law": each.law,
+                "key": each.key,
+                "why": each.why,
+            }
+            for each in _ledger(job)
+        ]
     return json.dumps(row)
