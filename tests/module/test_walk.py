@@ -196,7 +196,7 @@ def test_shared_modules_have_all_their_names_up_to_a_bound():
     assert list(many.state_dict())[::2] == [declarations(many)[0].name, *declarations(many)[0].aliases]
 
 
-def test_scratch_on_other_devices_and_real_tensors_are_left_alone():
+def test_templates_and_real_tensors_are_left_alone():
     """Meta tensors that a module keeps as templates are the user's own; so are real ones."""
     template, real = torch.empty(3, device="meta"), torch.ones(2)
     with deferred_init():
@@ -207,6 +207,14 @@ def test_scratch_on_other_devices_and_real_tensors_are_left_alone():
     assert module.template is template
     assert module.template.is_meta
     assert module.kept[0] is real
+
+
+def test_scratch_in_attributes_is_zeros():
+    with deferred_init():
+        module = nn.Linear(2, 2)
+        module.cache, module.sizes = torch.empty(3), [torch.empty(2, dtype=torch.int32) + 0]
+    materialize(module)
+    assert (module.cache.tolist(), module.sizes[0].tolist()) == ([0, 0, 0], [0, 0])
 
 
 def test_lazy_modules_stay_uninitialized_on_the_device_asked_for():
