@@ -127,8 +127,9 @@ class Declaration:
 def declarations(module: torch.nn.Module) -> list[Declaration]:
     """What every parameter and buffer of `module` holds, or will hold; nothing is allocated or changed.
 
-    Parameters come first, then buffers, then attributes, each in the order of the module. Tensors that show the same elements of one
-    storage are one declaration with several names. Those that were not deferred are listed too: `replay` copies them.
+    Parameters come first, then buffers, then attributes, each in the order of the module. Tensors that show the same
+    elements of one storage are one declaration with several names. Parameters and buffers that were not deferred are
+    listed too: `replay` copies them.
 
     Args:
         module: A module built inside `deferred_init`, all of it or in part.
