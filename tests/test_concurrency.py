@@ -170,7 +170,7 @@ FORK_WHILE_HELD = """
 import os, signal, threading, time, warnings
 import torch
 from tritonparam import Generator, Parameter, Plan
-from tritonparam.module import trunc_normal
+from tritonparam.module.recording import trunc_normal
 from tritonparam.stream import generator
 from tritonparam.initializer import initializer
 

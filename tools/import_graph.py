@@ -15,7 +15,7 @@ from pathlib import Path
 
 PACKAGE = "tritonparam"
 ROOMS = ("stream", "plan", "tensor", "initializer", "parameter", "module", "checkpoint", "cli")
-INNER_ROOMS = ("stream.reference", "plan.backends", "cli.init", "cli.inspect")
+INNER_ROOMS = ("stream.reference", "plan.backends", "module.recording", "cli.init", "cli.inspect")
 GROUND = ("_lazy", "_locks", "_version", "dtype")
 KERNELS = "kernels"
 RUNS_KERNELS = "plan.backends"

@@ -131,7 +131,7 @@ def test_values_are_those_of_materialize(run: Run, tmp_path: Path) -> None:
     """The command line and `materialize` are two ways to the same bits, in every dtype."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from tritonparam.module.deferred import deferred_init
+    from tritonparam.module.recording.deferred import deferred_init
 
     (tmp_path / "config.json").write_text(json.dumps(TINY_GPT2))
     for short, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}.items():

@@ -7,8 +7,8 @@ rest is replayed. Files that hold a model's values are for `checkpoint`.
 from __future__ import annotations
 
 from tritonparam.module.declaration import BoxLaw, Declaration, check_written, declarations, declared
-from tritonparam.module.deferred import deferred_init, recording_paused
 from tritonparam.module.materialization import Materialization, materialize, memory_peak, shown_by
+from tritonparam.module.recording import deferred_init, recording_paused
 from tritonparam.module.source import Elements, Source
 from tritonparam.module.state_ledger import Ledger, LedgerRow, ledger, note_loaded, note_made, why_replayed
 from tritonparam.module.tape import History

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.modules.batchnorm import _NormBase
 
-from tritonparam.module.deferred import recording_paused
 from tritonparam.module.full_names import DrawSources, Keyed, drawn_on_the_way, joined, keep, kept, whole_of
+from tritonparam.module.recording import check_unseen_writes, recording_paused
 from tritonparam.module.replay import Replay, is_defined
 from tritonparam.module.source import Source
 from tritonparam.module.tape import Draw, History, Node, Piece, recognize
 from tritonparam.module.walk import Found, walk
-from tritonparam.module.watch import check_unseen_writes
 from tritonparam.plan import Box, Fill, View, box_in
 from tritonparam.stream import Law
 

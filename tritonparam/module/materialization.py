@@ -14,7 +14,7 @@ import torch
 
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module.declaration import Declaration, check_module, check_written, surveyed, unwritten
-from tritonparam.module.deferred import recording_paused
+from tritonparam.module.recording import recording_paused
 from tritonparam.module.replay import Replay
 from tritonparam.module.state_ledger import ledger, note_made
 from tritonparam.module.takeover import take_over

@@ -16,6 +16,8 @@ from tritonparam.stream import Constant, Law, Normal, TruncatedNormal, Uniform
 
 _COPIES = frozenset(("aten::clone", "aten::_to_copy", "aten::copy_", "aten::lift_fresh_copy"))
 _CLAMP_SLACK = 1e-5
+_WIDE = (torch.float32, torch.float64)
+_LENGTH = 67  # elements: some of them computed together, and the last ones alone
 _NO_MASS_BEYOND = 6.0
 
 _LAWS: dict[str, Callable[[dict[str, Any]], Law]] = {
@@ -91,12 +93,30 @@ def _cast(law: Law, source: torch.dtype, target: torch.dtype) -> Law | None:
         if source.is_complex or target.is_complex:
             return None
         return Constant(torch.full((), law.value, dtype=source).to(target).item())
-    return law if target in RANDOM_DTYPES else None
+    # A value that was rounded to few bits stays so in more.
+    return law if target in RANDOM_DTYPES and (source in _WIDE or target.itemsize < source.itemsize) else None
 
 
 def _pieces_of(tensor: torch.Tensor) -> list[Piece] | None:
     history = History.of(tensor)
     return None if history is None else recognize(history.head, View.of(tensor))
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether every element of a deferred tensor has a law, and is finite whichever number is drawn."""
+    pieces = _pieces_of(tensor)
+    return pieces is not None and all(_reach(piece.drawn.law) < torch.finfo(tensor.dtype).max for piece in pieces)
+
+
+def _reach(law: Law) -> float:
+    """What no absolute value of a law is above."""
+    if isinstance(law, Normal):
+        return abs(law.mean) + 7 * law.std
+    if isinstance(law, Uniform):
+        return max(abs(law.low), abs(law.high))
+    if isinstance(law, TruncatedNormal):
+        return min(max(abs(law.low), abs(law.high)), abs(law.mean) + 40 * law.std)
+    return abs(law.value) if math.isfinite(law.value) else math.inf
 
 
 def _uniform_value(tensor: torch.Tensor) -> Constant | None:
@@ -159,23 +179,43 @@ def _pointwise(func: Any, bound: dict[str, Any], out: torch.Tensor) -> list[Piec
 
 
 def _once(func: Any, bound: dict[str, Any], constants: dict[str, Constant | None]) -> torch.Tensor | None:
-    """What `func` makes of one element of each of its constant arguments."""
+    """What `func` makes of each element of its constant arguments; None where that depends on their number.
 
-    def single(name: str, value: Any) -> Any:
+    A kernel may compute many elements at a time by other means than the last ones, which differ in the last bit then.
+    """
+    alone = _of_length(1, func, bound, constants)
+    among = _of_length(_LENGTH, func, bound, constants)
+    if alone is None or among is None or alone.numel() != 1 or alone.dtype != among.dtype:
+        return None
+    return alone if torch.equal(_bits(among), _bits(alone).expand_as(_bits(among))) else None
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements as bytes, so that NaN is equal to itself and 0.0 is not -0.0. [numel, itemsize]"""
+    return tensor.contiguous().view(-1, 1).view(torch.uint8)
+
+
+def _of_length(
+    length: int, func: Any, bound: dict[str, Any], constants: dict[str, Constant | None]
+) -> torch.Tensor | None:
+    """What `func` gives where its constant arguments have so many elements, those without dimensions one."""
+
+    def some(name: str, value: Any) -> Any:
         law = constants.get(name)
         if law is None:
             return value
-        return torch.full((1,) * value.dim(), law.value, dtype=value.dtype)
+        shape = (*(1,) * (value.dim() - 1), length) if value.dim() else ()
+        return torch.full(shape, law.value, dtype=value.dtype)
 
     positional, keyword = [], {}
     for argument in func._schema.arguments:
-        value = single(argument.name, bound[argument.name])
+        value = some(argument.name, bound[argument.name])
         if argument.kwarg_only:
             keyword[argument.name] = value
         else:
             positional.append(value)
     got = func(*positional, **keyword)
-    return got if isinstance(got, torch.Tensor) and got.numel() == 1 else None
+    return got if isinstance(got, torch.Tensor) else None
 
 
 def _transformed(

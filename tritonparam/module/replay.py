@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from tritonparam.module.operators import bind, with_generator
 from tritonparam.module.source import Source
-from tritonparam.module.tape import Draw, Drawn, GeneratorState, Node, Read, Version, slice_of
+from tritonparam.module.tape import Draw, Drawn, GeneratorState, Node, Read, Version, is_written, slice_of
 from tritonparam.plan import Fill, Plan, View
 
 
@@ -24,11 +24,13 @@ class Replay:
     Args:
         seed: 0 <= seed < 2**64.
         sources: Where every draw and every random operation on the way comes from.
+        blank: What the bytes of memory that was never written are; None for anything.
     """
 
-    def __init__(self, seed: int, sources: Mapping[Draw | Node, Source]) -> None:
+    def __init__(self, seed: int, sources: Mapping[Draw | Node, Source], blank: int | None = None) -> None:
         self._seed = seed
         self._sources = sources
+        self._blank = blank
         self._storages: dict[Version, torch.UntypedStorage] = {}
         self._uses: Counter[Version] = Counter()
         self._wanted: set[Version] = set()
@@ -57,7 +59,10 @@ class Replay:
     def _take(self, version: Version | None, nbytes: int, *, to_write: bool) -> torch.UntypedStorage:
         """The storage of a version, which is copied only if it is to be written to and needed later too."""
         if version is None:
-            return _storage(nbytes)
+            storage = _storage(nbytes)
+            if self._blank is not None:
+                _bytes(storage).fill_(self._blank)
+            return storage
         storage = self._storages[version]
         if not to_write or (self._uses[version] == 1 and storage.nbytes() == nbytes):
             return storage
@@ -99,6 +104,23 @@ class Replay:
         for position, after in node.results:
             if after in self._wanted:
                 self._storages[after] = _laid_out(values[position], after)
+
+
+def is_defined(head: Version | None, view: View, sources: Mapping[Draw | Node, Source]) -> bool:
+    """Whether what `view` holds depends on nothing that was never written.
+
+    Where the tape does not tell, it is computed twice, from memory of different bytes.
+    """
+    written = is_written(head, view)
+    if written is not None or head is None:
+        return bool(written)
+    one, other = (_bits(view.on(Replay(0, sources, blank).run([head])[0])) for blank in (0x00, 0xFF))
+    return torch.equal(one, other)
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor's elements: a NaN is equal to itself."""
+    return tensor.resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)
 
 
 def _drawing(func: Any, bound: dict[str, Any], key: int) -> tuple[Any, list[Any], dict[str, Any]]:

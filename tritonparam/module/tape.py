@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from tritonparam.plan import Box, Placement, View, apart, placement
 from tritonparam.stream import Constant, Law
 
 _ATTRIBUTE = "_tritonparam_history"
-_MASK_LIMIT = 2**28
+_alive: weakref.WeakSet[History] = weakref.WeakSet()
 _counter = itertools.count()
 
 
@@ -95,15 +96,28 @@ class GeneratorState:
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """A recorded operation that is done again when its results are needed."""
+    """A recorded operation that is done again when its results are needed.
 
-    func: Callable[..., Any]
+    Attributes:
+        func, args, kwargs: The call; a tensor is a `Read`, a generator that a caller gave, a `GeneratorState`.
+        reads: What it reads.
+        default_dtype: That of the moment.
+        random: Whether it draws from a generator that replay gives it.
+        reads_unwritten: Whether some of what it reads may never have been written.
+        may_leave_unwritten: Whether it writes where another tensor says, in one that may never have been written.
+        pinned: Its source, where a constructor looked at what it gives.
+        writes, results: The versions that it makes, by what it writes to and by their place among the results.
+        index: When it was done.
+    """
+
+    func: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     reads: tuple[Read, ...]
     default_dtype: torch.dtype
     random: bool
     reads_unwritten: bool
+    may_leave_unwritten: bool = False
     pinned: Source | None = None
     writes: dict[int, Version] = field(default_factory=dict)
     results: list[tuple[int, Version]] = field(default_factory=list)
@@ -141,13 +155,42 @@ class Version:
         return set() if self.previous is None else {self.previous}
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False)
 class History:
-    """What a deferred storage holds; `device` is the one its tensors were made for."""
+    """What a deferred storage holds.
+
+    Attributes:
+        device: The one its tensors were made for.
+        names_dtype: Whether the constructor named their dtype; if not, it is torch's default one or comes from it.
+        head: The last write.
+        key: A number of its own.
+        live: Host memory that it shares with a NumPy array, so that either's writes are the other's; None as mostly.
+        watched: Tensors that share version counters with those that people hold, and what these counters were.
+    """
 
     device: torch.device
+    names_dtype: bool = False
     head: Version | None = None
     key: int = field(default_factory=lambda: next(_counter))
+    live: torch.UntypedStorage | None = None
+    watched: list[tuple[torch.Tensor, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _alive.add(self)
+
+    def watch(self, tensor: torch.Tensor) -> None:
+        """Take a write to `tensor` that is not noted here, from now on, for one that was not seen."""
+        if not tensor.is_inference():  # which have no version counter
+            alias = tensor.detach()
+            self.watched.append((alias, alias._version))
+
+    def watch_on(self) -> None:
+        """Take all that was written so far for seen."""
+        self.watched = [(alias, alias._version) for alias, _ in self.watched]
+
+    def was_written_unseen(self) -> bool:
+        """Whether a version counter has moved since."""
+        return any(alias._version != version for alias, version in self.watched)
 
     @staticmethod
     def of(tensor: object) -> History | None:
@@ -162,9 +205,9 @@ class History:
         return history
 
     @staticmethod
-    def begin(tensor: torch.Tensor, device: torch.device) -> History:
+    def begin(tensor: torch.Tensor, device: torch.device, names_dtype: bool = False) -> History:
         """Give the storage of a new meta tensor its history."""
-        history = History(device)
+        history = History(device, names_dtype)
         setattr(tensor.untyped_storage(), _ATTRIBUTE, history)
         return history
 
@@ -174,6 +217,11 @@ class History:
         self.head = Version(None if view.fills(nbytes) else self.head, view, content, nbytes)
         return self.head
 
+    def share(self, tensor: torch.Tensor, real: torch.Tensor) -> None:
+        """Note that all of the storage of `tensor` is the memory of `real`, of the same view, from now on."""
+        self.live = real.untyped_storage()
+        self.head = Version(None, View.of(tensor), real, tensor.untyped_storage().nbytes())
+
     def write_pieces(self, tensor: torch.Tensor, pieces: list[Piece]) -> None:
         """Note that the elements of `tensor` now hold `pieces`, which cover it."""
         view, nbytes = View.of(tensor), tensor.untyped_storage().nbytes()
@@ -181,6 +229,11 @@ class History:
             self.head = None
         for piece in pieces:
             self.head = Version(self.head, view.narrow(piece.box), piece.drawn, nbytes)
+
+
+def histories_alive() -> bool:
+    """Whether there is any deferred storage."""
+    return bool(_alive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,29 +325,24 @@ def _all_of(drawn: Drawn, view: View) -> bool:
     return view.numel == math.prod(drawn.draw.shape) and dims == sorted(dims)
 
 
-def is_written(head: Version | None, view: View) -> bool:
-    """Whether every element of `view` was written. Larger views of irregular writes get the benefit of the doubt."""
+def is_covered(head: Version | None, view: View) -> bool | None:
+    """Whether every element of `view` was written to; None where the views do not tell."""
     for cover in covers(head, view):
         if cover.version is None:
             return False
-        if cover.boxes is None:
-            return _is_written_by_mask(head, view)
+        content = cover.version.content
+        if cover.boxes is None or (isinstance(content, Node) and content.may_leave_unwritten):
+            return None
     return True
 
 
-def _is_written_by_mask(version: Version | None, view: View) -> bool:
-    nbytes = version.nbytes if version is not None else 0
-    if nbytes > _MASK_LIMIT:
-        return True
-    size = view.dtype.itemsize
-    mask = torch.zeros(nbytes // size, dtype=torch.bool)
-    while version is not None:
-        written = version.view
-        if written.dtype.itemsize != size:
-            return True
-        mask.as_strided(written.shape, written.stride, written.offset).fill_(True)
-        version = version.previous
-    return bool(mask.as_strided(view.shape, view.stride, view.offset).all())
+def is_written(head: Version | None, view: View) -> bool | None:
+    """Whether what `view` holds comes from what was written; None where the tape does not tell."""
+    covered = is_covered(head, view)
+    if head is None or not covered:
+        return covered
+    reads_unwritten = any(isinstance(step, Node) and step.reads_unwritten for step in slice_of([head])[1])
+    return None if reads_unwritten else True
 
 
 def slice_of(targets: list[Version]) -> tuple[set[Version], list[Version | Node]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -135,7 +135,7 @@ class View:
     def narrow(self, box: Box) -> View:
         """The view of one box of this one."""
         start = sum(offset * step for offset, step in zip(box.offsets, self.stride, strict=True))
-        return replace(self, shape=box.sizes, offset=self.offset + start)
+        return View(box.sizes, self.stride, self.offset + start, self.dtype, self.conjugate, self.negative)
 
     def axes(self) -> list[int] | None:
         """The dimensions of more than one element, from the outermost; None where two indices share an element."""

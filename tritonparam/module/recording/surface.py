@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
-from tritonparam.module.recorder import Recorder
+from tritonparam.module.recognize import is_finite
+from tritonparam.module.recording.recorder import Recorder, recorder
 from tritonparam.module.tape import History
 
 _META = torch.device("meta")
@@ -38,26 +40,43 @@ _ON_THE_HOST = {
     torch.Tensor.__dlpack_device__,
 }
 _CALLS_PYTHON = _methods("apply_", "map_", "map2_")
+# What is the same for every finite number, such as all that are drawn.
+_FINITE = {
+    function: name == "isfinite"
+    for name in ("isfinite", "isinf", "isnan", "isposinf", "isneginf")
+    for function in (getattr(torch, name), getattr(torch.Tensor, name))
+}
 _INDEXES = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 
 
 class Surface(TorchFunctionMode):
-    """Stands before the recorder, where torch's Python functions are called."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
+    """Stands before the recorder at work, where torch's Python functions are called."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._recorder.is_paused:
+        at_work = recorder()
+        if at_work is None or at_work.is_paused:
             return func(*args, **kwargs)
+        return Call(at_work).made(func, args, kwargs)
+
+
+class Call:
+    """A call of one of torch's Python functions, as `recorder` has it."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def made(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What it gives."""
         if func in _LOOKS:
             return func(*self._real(args), **self._real(kwargs))
         if func in _MAKES:
-            return self._made(func, args, kwargs)
+            made = self._made(func, args, kwargs)
+            if _takes_default_dtype(func, args, kwargs) and (begun := History.of(made)) is not None:
+                begun.names_dtype = False
+            return made
         history = History.of(args[0]) if args else None
         if func in _INDEXES and history is not None:
             return func(args[0], self._index(args[1]), *args[2:], **kwargs)
@@ -66,7 +85,14 @@ class Surface(TorchFunctionMode):
         if history is None:
             return func(*args, **kwargs)
         if func in _SHOWS:
+            shared = self._recorder.shared(args[0])
+            if shared is not None:
+                return func(shared, *args[1:], **kwargs)
             return _read_only(func(*self._real(args), **self._real(kwargs)))
+        if func in _FINITE:
+            known = _FINITE[func] if is_finite(args[0]) else None
+            if known is not None:
+                return torch.full_like(args[0], known, dtype=torch.bool)
         if func in _CALLS_PYTHON:
             return args[0].copy_(func(self._recorder.values(args[0]).clone(), *self._real(args[1:])))
         if func is torch.Tensor.share_memory_:
@@ -91,6 +117,10 @@ class Surface(TorchFunctionMode):
         if func not in (torch.Tensor.new_tensor, torch.Tensor.new):
             if _holds_deferred(args[1:]) or not args or History.of(args[0]) is not None:
                 return func(*args, **kwargs)
+            if func is torch.asarray and not isinstance(args[0], (list, tuple)):
+                with _disable_current_modes():  # it looks into memory, such as a file's, by other means under modes
+                    real = func(*args, **kwargs)
+                return self._recorder.sharing(real)
             return func(*self._numbers(args), **kwargs)
         history = History.of(args[0])
         if history is None:
@@ -150,6 +180,14 @@ class Surface(TorchFunctionMode):
         return int(self._recorder.values(value)) if isinstance(value, torch.Tensor) else value
 
 
+def _takes_default_dtype(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call makes a tensor of Python's numbers, without saying of which dtype."""
+    named = kwargs.get("dtype") is not None or any(isinstance(value, torch.dtype) for value in args)
+    data = args[0] if args else kwargs.get("data")
+    of_numbers = isinstance(data, (bool, int, float, complex, list, tuple))
+    return func in (torch.tensor, torch.as_tensor, torch.asarray) and of_numbers and not named
+
+
 def _holds_deferred(values: Any) -> bool:
     return any(History.of(value) is not None for value in values)
 
@@ -180,7 +218,9 @@ def _stays(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], device: tor
     """Whether a call of `to` or `cpu` leaves the tensor on the device it was made for."""
     if func is torch.Tensor.cpu:
         return device.type == "cpu"
-    if "copy" in kwargs or len(args) > 3:
+    # `copy` stands behind non_blocking, and that behind a device and a dtype, or behind one of them, or a tensor.
+    places = 4 if len(args) > 2 and isinstance(args[2], torch.dtype) else 3
+    if "copy" in kwargs or len(args) > places:
         return False
     target = torch._C._nn._parse_to(*args[1:], **kwargs)[0]
     return target is None or target in (_META, device)

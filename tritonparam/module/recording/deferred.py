@@ -1,0 +1,158 @@
+"""Deferred initialization: run a constructor now, allocate and draw later.
+
+Inside `deferred_init()` every tensor that a constructor makes is on the meta device, where it takes no memory, and a
+tape keeps what was done to it. `tritonparam.materialize` makes the tensors real.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from tritonparam.module.full_names import remember
+from tritonparam.module.recording.recorder import Dispatched, Recorder, recorder
+from tritonparam.module.recording.surface import Surface
+from tritonparam.module.recording.threads import threads_record
+from tritonparam.module.recording.trunc_normal import truncated_normals_noted
+from tritonparam.module.recording.watch import watch
+from tritonparam.module.tape import History
+from tritonparam.stream import TruncatedNormal
+
+
+@contextlib.contextmanager
+def deferred_init() -> Iterator[None]:
+    """Run any torch constructor without allocating or drawing what it makes.
+
+    Tensors made inside are on the meta device and remember what was done to them; `materialize` makes them real. To the
+    code inside they seem to be on the device they were made for. Where it asks for values (`item`, `tolist`, `if`),
+    these are computed, from random numbers that are the same for every seed if need be. Operations on tensors that were
+    made outside are done at once. A `torch.Generator` that is given to a random function is not drawn from.
+
+    Holds for the current thread. May be nested and entered again: a model goes on being recorded, also when it is
+    copied (copies made outside, and pickles, lose what they remember, and `materialize` names them). The random states
+    of torch (host and CUDA), NumPy and Python are as before on the way out, whatever happened inside.
+
+    Examples:
+        >>> import torch
+        >>> from tritonparam import materialize
+        >>> with deferred_init():
+        ...     model = torch.nn.Linear(4, 2)
+        >>> model.weight.is_meta
+        True
+        >>> materialize(model, seed=7).weight.is_meta
+        False
+    """
+    if recorder() is not None:
+        yield
+        return
+    block = Recorder()
+    states = contextlib.ExitStack()
+    with _built() as modules, states:
+        states.enter_context(_random_states(modules))
+        states.enter_context(block.at_work())
+        with truncated_normals_noted(_noting_for), threads_record(), Dispatched(), Surface():  # type: ignore[no-untyped-call]
+            yield
+    block.finish()
+    watch(deferred_init, lambda: recorder() is not None, _deferred_tensors(modules))
+    remember(modules)
+
+
+def recording_paused() -> contextlib.AbstractContextManager[None]:
+    """A context in which torch works as usual, also inside `deferred_init`."""
+    block = recorder()
+    return contextlib.nullcontext() if block is None else block.paused()
+
+
+@contextlib.contextmanager
+def _built() -> Iterator[list[torch.nn.Module]]:
+    """The modules that get their first parameter, buffer or submodule in this thread meanwhile, in that order."""
+    modules: list[torch.nn.Module] = []
+    found: set[int] = set()
+    thread = threading.get_ident()
+
+    def note(module: torch.nn.Module, name: str, value: object) -> None:
+        if threading.get_ident() == thread and id(module) not in found:
+            found.add(id(module))
+            modules.append(module)
+
+    hooks = [
+        register_module_parameter_registration_hook(note),
+        register_module_buffer_registration_hook(note),
+        register_module_module_registration_hook(note),
+    ]
+    try:
+        yield modules
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _deferred_tensors(modules: Iterable[torch.nn.Module]) -> Iterator[torch.Tensor]:
+    for module in modules:
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and History.of(tensor) is not None:
+                yield tensor
+
+
+def _noting_for(tensor: torch.Tensor) -> Callable[[torch.Tensor, TruncatedNormal], None] | None:
+    """What takes the law of a deferred tensor in a thread that records; None for all others."""
+    block = recorder()
+    with torch._C.DisableTorchFunction():
+        is_deferred = History.of(tensor) is not None
+    return None if block is None or block.is_paused or not is_deferred else block.draw
+
+
+@contextlib.contextmanager
+def _random_states(modules: list[torch.nn.Module]) -> Iterator[None]:
+    """Keep torch's random states as they are; say where the others, or a seed, came into play.
+
+    NumPy's and Python's generators cannot wait for the seed: what is drawn from them is drawn at once, and they go on.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    host, seed = torch.default_generator.get_state(), torch.initial_seed()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        seeded = torch.initial_seed() != seed
+        torch.default_generator.set_state(host)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+    where = f" of {type(modules[-1]).__name__}" if modules else ""
+    drawn = [
+        name
+        for name, before, after in (
+            ("Python's random", python, random.getstate()),
+            ("NumPy's random", numpy, np.random.get_state()),  # noqa: NPY002
+        )
+        if not _same_state(before, after)
+    ]
+    if drawn:
+        warnings.warn(
+            f"the constructor{where} draws from {' and '.join(drawn)}: these values follow that generator, which goes "
+            "on, and not the seed of materialize",
+            stacklevel=4,
+        )
+    if seeded:
+        warnings.warn(
+            f"torch.manual_seed in the constructor{where} changes no value: they follow the seed of materialize",
+            stacklevel=4,
+        )
+
+
+def _same_state(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same_state, one, other))
+    return bool(np.array_equal(one, other))

@@ -1,0 +1,141 @@
+"""What is noted of a call: the operation with what it read, and what its arguments say beyond their values."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map
+
+from tritonparam.module.operators import OVERWRITES, SCATTERS, draws, reads_only_shapes, written_names
+from tritonparam.module.tape import GeneratorState, History, Node, Read, is_covered
+from tritonparam.plan import View
+
+_META = torch.device("meta")
+_HOST = torch.device("cpu")
+
+
+def noted(
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    bound: dict[str, Any],
+    written: list[torch.Tensor],
+    state: GeneratorState | None,
+) -> Node:
+    """The operation, with what it read as it was before."""
+    name = func._schema.name
+    overwrites = name in OVERWRITES or any(argument.is_out for argument in func._schema.arguments)
+    histories = (History.of(leaf) for leaf in tree_flatten((args, kwargs))[0])
+    times = Counter(history.key for history in histories if history is not None)
+    # What is written whole, or where another tensor says, is not read as the argument that it is written as.
+    unread = written_names(func, bool(bound.get("training"))) if overwrites or name in SCATTERS else ()
+    shapes_only = reads_only_shapes(func)
+    reads: list[Read] = []
+    reads_unwritten = False
+
+    def note(value: object, is_read: bool) -> object:
+        nonlocal reads_unwritten
+        if isinstance(value, torch.Generator):
+            return state
+        if not isinstance(value, torch.Tensor):
+            return _HOST if isinstance(value, torch.device) else value
+        history = History.of(value)
+        if history is None:
+            raise RuntimeError(
+                f"{name} reads a tensor of shape {tuple(value.shape)} on the meta device that does not know its values"
+                f"{where()}: it was not made by an operation inside deferred_init"
+            )
+        view, nbytes = View.of(value), value.untyped_storage().nbytes()
+        version = history.head
+        if is_read:
+            reads_unwritten = reads_unwritten or is_covered(version, view) is not True
+        elif shapes_only or (overwrites and times[history.key] == 1 and view.fills(nbytes)):
+            version = None
+        read = Read(history.key, version, nbytes, view)
+        reads.append(read)
+        return read
+
+    def noted_argument(argument: str, value: object) -> object:
+        is_read = not shapes_only and argument not in unread
+        return tree_map(lambda each: note(each, is_read), value)
+
+    names = [argument.name for argument in func._schema.arguments]
+    noted_args = tuple(noted_argument(argument, value) for argument, value in zip(names, args, strict=False))
+    noted_kwargs = {argument: noted_argument(argument, value) for argument, value in kwargs.items()}
+    if "pin_memory" in noted_kwargs:
+        noted_kwargs["pin_memory"] = None
+    return Node(
+        func=func,
+        args=noted_args,
+        kwargs=noted_kwargs,
+        reads=tuple(reads),
+        default_dtype=torch.get_default_dtype(),
+        random=state is None and draws(func, bound),
+        reads_unwritten=reads_unwritten,
+        may_leave_unwritten=name in SCATTERS and any(may_be_unwritten(tensor) for tensor in written),
+    )
+
+
+def may_be_unwritten(tensor: torch.Tensor) -> bool:
+    history = History.of(tensor)
+    return history is None or is_covered(history.head, View.of(tensor)) is not True
+
+
+def asked_too_early(view: View) -> RuntimeError:
+    return RuntimeError(f"the values of a tensor of shape {view.shape} were asked for before any were written{where()}")
+
+
+def where() -> str:
+    """The class of the module whose constructor is at work, for messages."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, torch.nn.Module):
+            return f", in {type(owner).__name__}"
+        frame = frame.f_back
+    return ""
+
+
+def as_meta(value: object) -> object:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=_META)
+
+
+def on_meta(kwargs: dict[str, Any], bound: dict[str, Any]) -> dict[str, Any]:
+    changed = dict(kwargs)
+    if "device" in bound:
+        changed["device"] = _META
+    if changed.get("pin_memory"):
+        changed["pin_memory"] = False
+    if changed.get("generator") is not None:
+        changed["generator"] = None
+    return changed
+
+
+def names_dtype(bound: dict[str, Any]) -> bool:
+    """Whether the dtype of what a call makes is named, there or where the arguments that it comes from were made.
+
+    Tensors without dimensions count where there are no others: then they decide which dtype comes out.
+    """
+    if bound.get("dtype") is not None:
+        return True
+    tensors = [leaf for leaf in tree_flatten(bound)[0] if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+    histories = [History.of(leaf) for leaf in [each for each in tensors if each.dim()] or tensors]
+    return any(history is None or history.names_dtype for history in histories)
+
+
+def device_of(bound: dict[str, Any]) -> torch.device:
+    """The device that the results would be on without deferral; meta tensors asked for by name count as the host's."""
+    named = bound.get("device")
+    if named is not None and torch.device(named) != _META:
+        return torch.device(named)
+    for leaf in tree_flatten(bound)[0]:
+        history = History.of(leaf)
+        if history is not None and named is None:
+            return history.device
+    return _HOST

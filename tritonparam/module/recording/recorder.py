@@ -1,0 +1,331 @@
+"""The recorder: sends every operator of a block to the meta device and notes on the tape what it wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from tritonparam.module.operators import (
+    bind,
+    makes_no_strided_tensor,
+    reads_only_shapes,
+    written_arguments,
+)
+from tritonparam.module.recognize import recognized
+from tritonparam.module.recording.notes import as_meta, asked_too_early, device_of, names_dtype, noted, on_meta, where
+from tritonparam.module.replay import Replay, is_defined
+from tritonparam.module.source import Elements, Source
+from tritonparam.module.tape import Drawn, GeneratorState, History, Node, Version, slice_of
+from tritonparam.plan import View
+from tritonparam.stream import TruncatedNormal
+
+_META = torch.device("meta")
+_HOST = torch.device("cpu")
+_PEEK_NAME = "tritonparam.deferred_init"
+_DEPENDS_ON_VALUES = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+
+
+# Both of a thread, or an asyncio task: a block may have several.
+_current: ContextVar[Recorder | None] = ContextVar("tritonparam_recorder", default=None)
+_paused: ContextVar[bool] = ContextVar("tritonparam_paused", default=False)
+
+
+def recorder() -> Recorder | None:
+    """The recorder of the block that this thread, or asyncio task, is in."""
+    found = _current.get()
+    return None if found is None or found.is_finished else found
+
+
+class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sends every operator to the recorder at work, whichever block it is of: so any of them may be left first."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        at_work = recorder()
+        if at_work is None or at_work.is_paused:
+            return func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            return at_work.dispatch(func, args, kwargs)
+
+
+class Recorder:
+    """What is done to deferred tensors in one block."""
+
+    def __init__(self) -> None:
+        self.is_finished = False
+        self._written: dict[int, History] = {}
+        self._looked_at: Counter[str] = Counter()
+        self._storages: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+        self._is_told = False
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Record what this thread, or task, does."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def finish(self) -> None:
+        """Record nothing more; what was written is not taken for unseen."""
+        self.is_finished = True
+        for history in self._written.values():
+            history.watch_on()
+        self._written.clear()
+        self._storages.clear()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether what this thread, or task, does now is not recorded."""
+        return _paused.get()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let everything through meanwhile."""
+        token = _paused.set(True)
+        try:
+            yield
+        finally:
+            _paused.reset(token)
+
+    def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Do one operator on the meta device and note it."""
+        with self.paused():  # other blocks' modes may lie below
+            return self._dispatch(func, args, kwargs)
+
+    def values(self, tensor: torch.Tensor) -> torch.Tensor:
+        """What a deferred tensor holds, as a real tensor; from here on its random values do not depend on the seed."""
+        history = History.of(tensor)
+        if history is None:
+            return tensor
+        view, head = View.of(tensor), history.head
+        if history.live is not None:
+            return view.on(history.live)
+        if head is None:
+            if view.numel:
+                raise asked_too_early(view)
+            return torch.empty(view.shape, dtype=view.dtype)
+        for step in slice_of([head])[1]:
+            if isinstance(step, Node) and step.random and step.pinned is None:
+                step.pinned = self._pin(step.func._schema.name, ())
+            elif isinstance(step, Version) and isinstance(step.content, Drawn):
+                draw = step.content.draw
+                if draw is not None and draw.pinned is None:
+                    draw.pinned = self._pin(repr(step.content.law), draw.shape)
+        with self.paused():
+            if not is_defined(head, view, {}):
+                raise asked_too_early(view)
+            (storage,) = Replay(0, {}).run([head])
+            return view.on(storage)
+
+    def _pin(self, what: str, shape: tuple[int, ...]) -> Source:
+        """A source that depends on what is drawn, and on how many like it this block has looked at before."""
+        name = f"{_PEEK_NAME} {what} {shape}"
+        occurrence = self._looked_at[name]
+        self._looked_at[name] += 1
+        if not self._is_told:
+            self._is_told = True
+            warnings.warn(
+                f"the constructor looks at random values that it drew{where()}: these are the same for every seed, "
+                "and in every model whose constructor looks at values like them",
+                stacklevel=2,
+            )
+        return Source(name, occurrence, shape, Elements.all_of(shape), seed=0)
+
+    def draw(self, tensor: torch.Tensor, law: TruncatedNormal) -> None:
+        """Note that all of `tensor` was drawn from `law`."""
+        with torch._C.DisableTorchFunction():
+            history = History.of(tensor)
+            if history is not None:
+                self._note_written([tensor])
+                history.write(tensor, Drawn.fresh(law, tuple(tensor.shape)))
+
+    def shared(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """The real tensor whose memory a deferred one has from here on; None where it is a part of its storage only."""
+        history, view = History.of(tensor), View.of(tensor)
+        if history is None or not view.fills(tensor.untyped_storage().nbytes()):
+            return None
+        real = self.values(tensor)
+        if history.live is None:
+            history.share(tensor, real)
+        return real
+
+    def known(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The deferred tensor whose values are those that a real tensor has now."""
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+            return tensor
+        with torch._C.DisableTorchFunction(), self.paused():
+            plain = tensor.detach().resolve_conj().resolve_neg()
+            out = torch.empty_like(plain, device=_META)
+            History.begin(out, tensor.device, names_dtype=True).write(out, plain.cpu().clone())
+        return out
+
+    def sharing(self, real: torch.Tensor) -> torch.Tensor:
+        """The deferred tensor of the memory of a real one, which something else writes to as well."""
+        if real.is_meta or real.layout != torch.strided or not View.of(real).fills(real.untyped_storage().nbytes()):
+            return self.known(real)
+        with torch._C.DisableTorchFunction(), self.paused():
+            out = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device=_META)
+            History.begin(out, real.device).share(out, real)
+        return out
+
+    def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
+        deferred = [tensor for tensor in tensors if History.of(tensor) is not None]
+        bound = bind(func, args, kwargs)
+        if func._schema.name == "aten::lift_fresh" and not deferred:
+            # Memory that torch did not allocate is an array's, which the constructor may go on writing to.
+            return self.known(args[0]) if args[0].untyped_storage().resizable() else self.sharing(args[0])
+        if func._schema.name == "aten::set_" and deferred and isinstance(bound.get("source"), torch.UntypedStorage):
+            return self._set(func, args, kwargs, bound["source"])
+        if not deferred and (tensors or "device" not in bound):
+            is_like_meta = reads_only_shapes(func) and all(tensor.is_meta for tensor in tensors)
+            if not is_like_meta:
+                return func(*args, **kwargs)
+        if any(tag in func.tags for tag in _DEPENDS_ON_VALUES):
+            return tree_map(self._deferred, self._really(func, args, kwargs))
+        written = written_arguments(func, bound)
+        if any(History.of(tensor) is None for tensor in written):
+            return self._really(func, args, kwargs)
+        is_live = any(history.live is not None for tensor in deferred if (history := History.of(tensor)))
+        if (is_live and not func.is_view) or makes_no_strided_tensor(func, bound, tensors):
+            return self._elsewhere(func, args, kwargs, written)
+        if len(deferred) < len(tensors):
+            args, kwargs = tree_map(self._deferred, (args, kwargs))
+            bound = bind(func, args, kwargs)
+        state = self._drawn_beforehand(func, args, kwargs, bound)
+        try:
+            out = func(*args, **on_meta(kwargs, bound))
+        except NotImplementedError:
+            if not written and torch.Tag.nondeterministic_seeded in func.tags:
+                out = tree_map(as_meta, self._really(func, args, kwargs))
+            else:
+                return self._elsewhere(func, args, kwargs, written)
+        if torch.Tag.inplace_view not in func.tags:
+            self._record(func, args, kwargs, bound, written, out, state)
+        return out
+
+    def _set(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], source: torch.UntypedStorage) -> Any:
+        """Make a deferred tensor show a storage; what a real one has, such as a file's, is known from then on."""
+        if source.device == _META:
+            return func(*args, **kwargs)
+        tensor, *where = args
+        blank = self._storages.get(source._cdata)
+        if blank is None:
+            meta = torch.empty(source.nbytes(), dtype=torch.uint8, device=_META).untyped_storage()
+            blank = self._storages[source._cdata] = (source, meta)
+        real = torch.empty(0, dtype=tensor.dtype, device=source.device)
+        func(real, *where, **kwargs)
+        out = func(tensor, blank[1], *where[1:], **kwargs)
+        begun = History.of(tensor) or History.begin(tensor, source.device)
+        begun.write(tensor, real.cpu().clone())
+        return out
+
+    def _note_written(self, written: list[torch.Tensor]) -> None:
+        for tensor in written:
+            history = History.of(tensor)
+            if history is not None and history.watched:
+                self._written[history.key] = history
+
+    def _really(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What `func` gives on the host with the values that its arguments have."""
+        return func(*tree_map(self._real, args), **tree_map(self._real, kwargs))
+
+    def _elsewhere(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[torch.Tensor]) -> Any:
+        """Do at once what the meta device cannot: what it gives, and leaves in its arguments, is known from then on."""
+        reals: dict[int, torch.Tensor] = {}
+
+        def real(value: object) -> object:
+            if not isinstance(value, torch.Tensor):
+                return _HOST if value == _META else value
+            if id(value) not in reals:
+                reals[id(value)] = self.values(value)
+            return reals[id(value)]
+
+        out = func(*tree_map(real, args), **tree_map(real, kwargs))
+        self._note_written(written)
+        for tensor in written:
+            history = History.of(tensor)
+            if history is not None and history.live is None:
+                history.write(tensor, reals[id(tensor)].detach().clone())
+        back = {id(made): tensor for tensor in written if (made := reals.get(id(tensor))) is not None}
+        return tree_map(lambda value: back.get(id(value), self._deferred(value)), out)
+
+    def _real(self, value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            return self.values(value)
+        return _HOST if value == _META else value
+
+    def _deferred(self, value: object) -> object:
+        return self.known(value) if isinstance(value, torch.Tensor) and History.of(value) is None else value
+
+    def _drawn_beforehand(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], bound: dict[str, Any]
+    ) -> GeneratorState | None:
+        """The state of the generator that a caller gave, which goes on as in eager torch; None where there is none."""
+        generator = bound.get("generator")
+        if generator is None:
+            return None
+        if generator.device.type != "cpu":
+            raise RuntimeError(
+                f"generator must be a host's inside deferred_init, got one of {generator.device} for "
+                f"{func._schema.name}{where()}: make these values before the block"
+            )
+        state = GeneratorState(generator.get_state())
+
+        def blank(value: object) -> object:
+            if isinstance(value, torch.Tensor) and value.is_meta:
+                return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).zero_()
+            return _HOST if isinstance(value, torch.device) else value
+
+        with self.paused():
+            func(*tree_map(blank, args), **tree_map(blank, kwargs))
+        return state
+
+    def _record(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        bound: dict[str, Any],
+        written: list[torch.Tensor],
+        out: Any,
+        state: GeneratorState | None,
+    ) -> None:
+        leaves = tree_flatten(out)[0]
+        fresh = [(n, leaf) for n, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and not History.of(leaf)]
+        device, named = device_of(bound), names_dtype(bound)
+        targets = [*written, *(tensor for _, tensor in fresh)]
+        if not targets:
+            return
+        if len(targets) == 1 and state is None and not (targets[0].is_conj() or targets[0].is_neg()):
+            pieces = recognized(func, bound, targets[0])
+            if pieces is not None:
+                self._note_written(written)
+                begun = History.of(targets[0]) or History.begin(targets[0], device, named)
+                begun.write_pieces(targets[0], pieces)
+                return
+        if func._schema.name.startswith(("aten::empty", "aten::new_empty")):
+            for _, tensor in fresh:
+                History.begin(tensor, device, named)
+            return
+        self._note_written(written)
+        node = noted(func, args, kwargs, bound, written, state)
+        for tensor in written:
+            history = History.of(tensor)
+            if history is not None:
+                node.writes[history.key] = history.write(tensor, node)
+        for position, tensor in fresh:
+            begun = History.of(tensor) or History.begin(tensor, device, named)
+            node.results.append((position, begun.write(tensor, node)))

@@ -1,0 +1,126 @@
+"""What people do with a model between the block that built it and `materialize`: it is kept, or an error says how.
+
+Outside a block nothing records, so what torch does to a deferred tensor there would be lost. Once a first block has
+ended, these go through here: `module.to`, `half`, `cuda`, `to_empty` and all else that goes by `Module._apply`, and
+copies (`copy.deepcopy`), are recorded as inside a block; a write in place moves torch's version counter, which
+`check_unseen_writes` compares with what it was when the block ended; and `tensor.data`, whose writes move no counter
+that the tensor shows, gives an alias whose counter is watched too, for as long as there are deferred tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from tritonparam._locks import across_forks
+from tritonparam.module.tape import History, histories_alive
+
+Enter = Callable[[], contextlib.AbstractContextManager[None]]
+
+_apply = torch.nn.Module._apply
+_copies = {torch.Tensor: torch.Tensor.__deepcopy__, torch.nn.Parameter: torch.nn.Parameter.__deepcopy__}
+_data: Any = torch._C.TensorBase.data
+_lock = across_forks()
+_is_watching = False
+_enter: Enter = contextlib.nullcontext
+_is_recording: Callable[[], bool] = bool
+
+
+def watch(enter: Enter, is_recording: Callable[[], bool], tensors: Iterable[torch.Tensor]) -> None:
+    """Have an eye on deferred tensors from here on.
+
+    Args:
+        enter: What goes on recording.
+        is_recording: Whether this thread records now.
+        tensors: What is written to them from now on, where nothing records, is an error when they are made real.
+    """
+    global _is_watching, _enter, _is_recording
+    with _lock:
+        _enter, _is_recording = enter, is_recording
+        if not _is_watching:
+            _is_watching = True
+            torch.nn.Module._apply = _apply_kept  # type: ignore[method-assign]
+            torch.Tensor.__deepcopy__ = _copied(torch.Tensor)  # type: ignore[method-assign]
+            torch.nn.Parameter.__deepcopy__ = _copied(torch.nn.Parameter)  # type: ignore[method-assign]
+        setattr(torch.Tensor, "data", property(_get_data, _set_data))  # noqa: B010
+    for tensor in tensors:
+        history = History.of(tensor)
+        if history is not None:
+            history.watch(tensor)
+
+
+def check_unseen_writes(named: Iterable[tuple[str, History]]) -> None:
+    """Refuse tensors that were written to where nothing recorded.
+
+    Raises:
+        RuntimeError: There are some; it names them.
+    """
+    written = [name for name, history in named if history.was_written_unseen()]
+    if written:
+        raise RuntimeError(
+            f"deferred tensors were written to outside deferred_init(), where nothing takes note of it: "
+            f"{', '.join(written)}; write to them inside `with deferred_init():`, which goes on recording, or after "
+            "materialize"
+        )
+
+
+@functools.wraps(_apply)
+def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+    if _is_recording() or not any(History.of(each) for each in (*self.parameters(recurse), *self.buffers(recurse))):
+        return _apply(self, fn, recurse)  # type: ignore[no-untyped-call]
+    with _enter():
+        modules = list(self.modules()) if recurse else [self]
+        before = [(own, name, each.detach()) for own, name, each in _own_tensors(modules) if History.of(each)]
+        result = _apply(self, fn, recurse)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for own, name, old in before:
+                history = History.of(own[name])
+                # to_empty gives memory without values; here they are still to be had.
+                if history is not None and history.head is None and own[name].shape == old.shape:
+                    own[name].data.copy_(old)
+    for _, _, tensor in _own_tensors(modules):
+        if (history := History.of(tensor)) is not None:
+            history.watch(tensor)
+    return result
+
+
+def _own_tensors(modules: Iterable[torch.nn.Module]) -> Iterable[tuple[dict[str, Any], str, torch.Tensor]]:
+    for module in modules:
+        for own in (module._parameters, module._buffers):
+            for name, tensor in own.items():
+                if tensor is not None:
+                    yield own, name, tensor
+
+
+def _copied(kind: type[torch.Tensor]) -> Any:
+    original: Any = _copies[kind]
+
+    @functools.wraps(original)
+    def deepcopy(self: torch.Tensor, memo: dict[int, Any]) -> Any:
+        if _is_recording() or History.of(self) is None:
+            return original(self, memo)
+        with _enter():
+            return original(self, memo)
+
+    return deepcopy
+
+
+def _get_data(self: torch.Tensor) -> torch.Tensor:
+    alias: torch.Tensor = _data.__get__(self)
+    if not _is_recording():
+        history = History.of(alias)
+        if history is not None:
+            history.watch(alias)
+        elif not histories_alive():
+            with _lock:
+                if "data" in vars(torch.Tensor):
+                    del torch.Tensor.data
+    return alias
+
+
+def _set_data(self: torch.Tensor, value: torch.Tensor) -> None:
+    _data.__set__(self, value)
