@@ -263,3 +263,28 @@ def test_no_value_of_a_truncated_normal_overflows() -> None:
 def test_laws_compare_and_copy_by_value() -> None:
     assert copy.deepcopy(Normal(0.0, 2.0)) == Normal(0.0, 2.0) != Normal(0.0, 1.0)
     assert len({Normal(), Normal(), Uniform()}) == 2
+
+
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("triton", marks=pytest.mark.kernels)])
+def test_a_run_into_what_autograd_keeps_is_noticed(backend: str) -> None:
+    """The kernels moved no version counter: the gradient was wrong, 10 instead of 2."""
+    w = torch.ones(3, device=place(backend), requires_grad=True)
+    out = (w * w).sum()
+    Plan([Fill(w.detach(), Constant(5.0))], backend).run()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.backward()
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_the_default_device_of_torch_does_not_matter(strided: bool) -> None:
+    """Temporaries were made there: on the meta device without values."""
+    out = torch.empty(4, 6)[:, ::2] if strided else torch.empty(4, 3)
+    with torch.device("meta"):
+        Plan([Fill(out, Normal(), 3)], "numpy").run()
+    assert torch.equal(out, fresh_normal((4, 3), 3))
+
+
+def fresh_normal(shape: tuple[int, ...], key: int) -> torch.Tensor:
+    out = torch.empty(shape)
+    Plan([Fill(out, Normal(), key)], "numpy").run()
+    return out

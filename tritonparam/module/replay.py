@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from tritonparam.module.operators import bind, with_generator
 from tritonparam.module.source import Source
-from tritonparam.module.tape import Draw, Drawn, GeneratorState, Node, Read, Version, is_written, slice_of
+from tritonparam.module.tape import Draw, Drawn, GeneratorState, Node, Read, Version, is_written, recognize, slice_of
 from tritonparam.plan import Fill, Plan, View
+from tritonparam.stream import Uniform
 
 
 class Replay:
@@ -89,7 +90,10 @@ class Replay:
         def real(value: object) -> object:
             if isinstance(value, GeneratorState):
                 return value.generator()
-            return value.view.on(storages[value.key]) if isinstance(value, Read) else value
+            if not isinstance(value, Read):
+                return value
+            shown = value.view.on(storages[value.key])
+            return _half_open(shown, value, value.key in node.writes)
 
         func, args, kwargs = node.func, tree_map(real, node.args), tree_map(real, node.kwargs)
         if node.random:
@@ -104,6 +108,33 @@ class Replay:
         for position, after in node.results:
             if after in self._wanted:
                 self._storages[after] = _laid_out(values[position], after)
+
+
+def _half_open(shown: torch.Tensor, read: Read, in_place: bool) -> torch.Tensor:
+    """A tensor that an operation reads, its uniform draws below their upper bound, which 16 bits may round them to.
+
+    A uniform parameter may have that value; torch's own draws never do, and -log(1 - u) counts on it.
+    """
+    if not shown.is_floating_point() or shown.element_size() > 2 or read.version is None:
+        return shown
+    laws = [(piece.box, piece.drawn.law) for piece in recognize(read.version, read.view) or ()]
+    bounds = [(box, law.high) for box, law in laws if isinstance(law, Uniform)]
+    if bounds and not in_place:
+        shown = shown.clone()
+    for box, high in bounds:
+        box.of(shown).clamp_(max=_below(high, shown.dtype))
+    return shown
+
+
+def _below(bound: float, dtype: torch.dtype) -> torch.Tensor:
+    """The largest number of `dtype`, of at most 16 bits, below `bound`."""
+    nearest = torch.full((), bound, dtype=dtype)
+    if float(nearest) < bound:
+        return nearest
+    if not float(nearest):
+        return -torch.full((), torch.finfo(dtype).smallest_normal, dtype=dtype)
+    bits = nearest.view(torch.int16 if nearest.element_size() == 2 else torch.int8)
+    return (bits - (1 if bound > 0 else -1)).view(dtype)
 
 
 def is_defined(head: Version | None, view: View, sources: Mapping[Draw | Node, Source]) -> bool:

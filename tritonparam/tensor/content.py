@@ -103,7 +103,8 @@ class Initializer:
     box.
 
     A subclass written for MindSpore, which fills a NumPy array in `_initialize(arr)`, works too: the array is the whole
-    tensor, on the host, also where only a slice is asked for. What it draws is its own affair.
+    tensor, on the host, also where only a slice is asked for. What it draws is its own affair. Of a class that has both
+    methods, that of the class nearest to it counts: one derived from `Normal` that writes `_initialize` is asked.
 
     Args:
         kwargs: Not looked at; MindSpore's base class takes any.
@@ -134,3 +135,17 @@ class Initializer:
         if type(self)._initialize is Initializer._initialize:
             raise NotImplementedError(f"{type(self).__name__} must override law(shape)")
         return ArrayPattern(shape, self._initialize)
+
+
+def content_of(init: Initializer, shape: tuple[int, ...]) -> Content:
+    """What `init` says for a tensor of this shape, by whichever of its two methods was overridden last.
+
+    Raises:
+        NotImplementedError, ValueError: As `Initializer.law`.
+    """
+    for kind in type(init).__mro__:
+        if "law" in vars(kind):
+            break
+        if "_initialize" in vars(kind):
+            return ArrayPattern(shape, init._initialize)
+    return init.law(shape)

@@ -13,7 +13,7 @@ from tritonparam._locks import across_forks
 from tritonparam.dtype import DType, DTypeLike, as_dtype
 from tritonparam.plan import Box, check_memory, checked_device
 from tritonparam.stream import Law, get_generator
-from tritonparam.tensor.content import Content, Initializer, Pattern
+from tritonparam.tensor.content import Content, Initializer, Pattern, content_of
 from tritonparam.tensor.operators import Device, Operators, TorchTensor, unwrapped
 from tritonparam.tensor.slices import slice_box
 from tritonparam.tensor.storage import as_shape, copy_of_data, declare, empty, fit
@@ -120,7 +120,7 @@ class Tensor(Operators["Tensor"]):
         if not isinstance(init, Initializer):
             raise TypeError(f"init must be an Initializer object, got {init!r} of type {type(init).__name__}")
         sizes = as_shape(shape)
-        law: object = init.law(sizes)
+        law: object = content_of(init, sizes)
         if not isinstance(law, (Law, Pattern)):
             raise TypeError(f"init.law must return a law, got {law!r} from {init!r}")
         self._hold(declare(sizes, wanted), fit(law, wanted), get_generator().key(name))

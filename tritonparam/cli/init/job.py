@@ -123,10 +123,10 @@ def prepare(
     if isinstance(source, Record):
         given = {"seed": seed, "dtype": dtype and dtype_name(dtype), "max_shard_size": max_shard_size}
         return _repeat(source, spec, given)
-    built = build(source)
+    seed = 0 if seed is None else seed
+    built = build(source, seed)
     dtype = source.dtype if dtype is None else dtype
     found = _declarations(built.module, spec)
-    seed = 0 if seed is None else seed
     entries = tuple(_entry(declaration, dtype) for declaration in found)
     entries = tuple(
         replace(entry, origins=_origins(declaration, entry, seed))
@@ -192,6 +192,8 @@ def _repeat(record: Record, text: str, given: dict[str, Any]) -> Job:
         parse_dtype(str(record.settings["dtype"]), f"the dtype in {text}")
     found: list[Declaration] = []
     if any(entry.laws is None for entry in record.entries):
-        found = _declarations(build(Spec.from_json(record.settings["spec"], text)).module, text)
+        found = _declarations(
+            build(Spec.from_json(record.settings["spec"], text), int(record.settings["seed"])).module, text
+        )
     settings = {key: value for key, value in record.settings.items() if key != "versions"}
     return Job(record.entries, settings, _replays(record.entries, found), record.digests)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
+import random
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tritonparam.checkpoint import RECORD_NAME, CheckpointError, UsageError, parse_dtype
@@ -88,19 +91,23 @@ def read_spec(text: str) -> Spec | Record:
     raise UsageError(f"SPEC not found: {text!r} is neither a file, a folder nor package.module:callable")
 
 
-def build(source: Spec) -> Built:
+def build(source: Spec, seed: int = 0) -> Built:
     """The model of `source`, deferred: nothing is allocated.
+
+    Args:
+        source: What the user named.
+        seed: Of NumPy's and Python's generators while it is built.
 
     Raises:
         UsageError: The source names no model that can be built.
         CheckpointError: transformers is needed and missing, or the constructor failed.
     """
     if source.config is not None:
-        return _build_config(source.config, source.text)
-    return _build_target(source.target or "", source.text)
+        return _build_config(source.config, source.text, seed)
+    return _build_target(source.target or "", source.text, seed)
 
 
-def _build_target(target: str, text: str) -> Built:
+def _build_target(target: str, text: str, seed: int) -> Built:
     module_name, _, attributes = target.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -116,14 +123,14 @@ def _build_target(target: str, text: str) -> Built:
         raise CheckpointError(f"importing {module_name} for SPEC {text!r} failed: {_reason(error)}") from error
     if not callable(function):
         raise UsageError(f"SPEC {text!r} must name a callable, got {type(function).__name__}")
-    with _constructing(text):
+    with _constructing(text, seed):
         module = function()
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"SPEC {text!r} must return a torch.nn.Module, got {type(module).__name__}")
     return Built(module, lambda dtype: _hub_files(module, dtype))
 
 
-def _build_config(values: dict[str, Any], text: str) -> Built:
+def _build_config(values: dict[str, Any], text: str, seed: int) -> Built:
     transformers = _import_transformers()
     if "quantization_config" in values:
         raise UsageError(f"{text}: quantization_config is not supported; weights are initialized unquantized")
@@ -141,7 +148,7 @@ def _build_config(values: dict[str, Any], text: str) -> Built:
     if model_class is None and type(config) not in transformers.AutoModelForCausalLM._model_mapping:
         known = f"no causal language model in transformers {transformers.__version__}"
         raise UsageError(f"{text}: model_type {values['model_type']!r} has {known}; name a class in 'architectures'")
-    with _constructing(text):
+    with _constructing(text, seed):
         module = factory(config)
     return Built(module, lambda dtype: _hub_files(module, dtype))
 
@@ -196,13 +203,24 @@ def _hub_files(module: Any, dtype: torch.dtype | None) -> dict[str, str]:
 
 
 @contextmanager
-def _constructing(text: str) -> Iterator[None]:
-    """Defer what is built inside; what it raises becomes one error that names SPEC."""
+def _constructing(text: str, seed: int) -> Iterator[None]:
+    """Defer what is built inside; what it raises becomes one error that names SPEC.
+
+    NumPy's and Python's generators are seeded, so that a constructor that draws from them can be repeated.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
     try:
-        with deferred_init():
-            yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the constructor.* draws from")
+            with deferred_init():
+                yield
     except Exception as error:
         raise CheckpointError(f"building {text} failed: {_reason(error)}") from error
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def _reason(error: Exception) -> str:

@@ -198,9 +198,11 @@ class Recorder:
         written = written_arguments(func, bound)
         if any(History.of(tensor) is None for tensor in written):
             return self._really(func, args, kwargs)
-        is_live = any(history.live is not None for tensor in deferred if (history := History.of(tensor)))
-        if (is_live and not func.is_view) or makes_no_strided_tensor(func, bound, tensors):
+        if any(map(_is_live, written)) or makes_no_strided_tensor(func, bound, tensors):
             return self._elsewhere(func, args, kwargs, written)
+        if not func.is_view and any(map(_is_live, deferred)):
+            args, kwargs = tree_map(self._as_it_is, (args, kwargs))
+            bound = bind(func, args, kwargs)
         if len(deferred) < len(tensors):
             args, kwargs = tree_map(self._deferred, (args, kwargs))
             bound = bind(func, args, kwargs)
@@ -270,6 +272,10 @@ class Recorder:
     def _deferred(self, value: object) -> object:
         return self.known(value) if isinstance(value, torch.Tensor) and History.of(value) is None else value
 
+    def _as_it_is(self, value: object) -> object:
+        """A deferred tensor of what an array has now."""
+        return self.known(self.values(value)) if isinstance(value, torch.Tensor) and _is_live(value) else value
+
     def _drawn_beforehand(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], bound: dict[str, Any]
     ) -> GeneratorState | None:
@@ -329,3 +335,8 @@ class Recorder:
         for position, tensor in fresh:
             begun = History.of(tensor) or History.begin(tensor, device, named)
             node.results.append((position, begun.write(tensor, node)))
+
+
+def _is_live(tensor: torch.Tensor) -> bool:
+    history = History.of(tensor)
+    return history is not None and history.live is not None

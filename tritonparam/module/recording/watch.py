@@ -74,9 +74,10 @@ def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor
         return _apply(self, fn, recurse)  # type: ignore[no-untyped-call]
     with _enter():
         modules = list(self.modules()) if recurse else [self]
-        before = [(own, name, each.detach()) for own, name, each in _own_tensors(modules) if History.of(each)]
+        with torch._C.DisableTorchFunction():  # which would show deferred tensors as what they stand for
+            before = [(own, name, each.detach()) for own, name, each in _own_tensors(modules) if History.of(each)]
         result = _apply(self, fn, recurse)  # type: ignore[no-untyped-call]
-        with torch.no_grad():
+        with torch.no_grad(), torch._C.DisableTorchFunction():
             for own, name, old in before:
                 history = History.of(own[name])
                 # to_empty gives memory without values; here they are still to be had.

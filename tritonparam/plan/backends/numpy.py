@@ -40,7 +40,8 @@ def _write(fill: Fill) -> None:
         return
     width = out.element_size()
     contiguous = out.is_contiguous()
-    flat = (out if contiguous else torch.empty(out.shape, dtype=out.dtype)).view(-1).view(SIGNED_BY_WIDTH[width])
+    made = out if contiguous else torch.empty(out.shape, dtype=out.dtype, device="cpu")
+    flat = made.view(-1).view(SIGNED_BY_WIDTH[width])
     dtype = str(out.dtype).removeprefix("torch.")
     for start, values in box_chunks(fill.law, fill.key, fill.shape, fill.offsets, out.shape):
         bits = round_bits(np.ascontiguousarray(values), dtype).view(_SIGNED[width])

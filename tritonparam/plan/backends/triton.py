@@ -24,6 +24,7 @@ class TritonPlan:
     def __init__(self, fills: list[Fill], copies: list[Copy]) -> None:
         outs = [each.out for each in fills] + [each.out for each in copies]
         self._device = outs[0].device
+        self._counted = [each for each in outs if not each.is_inference()]
         # Their memory must outlive the tables, also if a tensor is given other storage meanwhile.
         self._storages = [each.untyped_storage() for each in (*outs, *(each.source for each in copies))]
         self.fills, self.copies = build_fill_table(fills), build_copy_table(copies)
@@ -49,6 +50,8 @@ class TritonPlan:
                 self._follow(torch.cuda.current_stream())
             fill(self._fill_words, fills.rows, fills.programs, fills.kinds, fills.dtypes, fills.strided)
             copy(self._copy_words, copies.rows, copies.programs, copies.codes)
+        # Autograd knows by them that a value that it kept was overwritten.
+        torch.autograd.graph.increment_version(self._counted)
 
     def _follow(self, stream: torch.cuda.Stream) -> None:
         """Make `stream` wait for the tables, and their memory for `stream`, if another one copied them."""
