@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -261,3 +263,27 @@ def test_explicit_generators_give_what_they_give_in_torch_and_go_on():
     got = materialize(module, seed=5)
     for name, value in want.state_dict().items():
         assert torch.equal(got.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: torch.ones(2, 2) @ torch.ones(2, 2), lambda: nn.Linear(2, 2)(torch.ones(1, 2)).detach() * 0]
+)
+def test_autocast_has_its_effect(build):
+    """The dtypes were those without it."""
+
+    def module():
+        with torch.autocast("cpu", torch.bfloat16):
+            return buffers(build())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a constructor looks at random values
+        got = check_like_eager(module)
+    assert got.b0.dtype == torch.bfloat16
+
+
+def test_addresses_tell_tensors_apart_and_ties_together():
+    """All were 0, so that code which ties by address tied strangers."""
+    with deferred_init():
+        w, other = torch.ones(3), torch.zeros(3)
+        assert len({w.data_ptr(), other.data_ptr(), w[1:].data_ptr(), 0}) == 4
+        assert w.data_ptr() == w.view(3, 1).data_ptr() == nn.Parameter(w).data_ptr()

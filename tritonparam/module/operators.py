@@ -24,6 +24,31 @@ SCATTERS = frozenset(
         *("scatter", "put"),
     )
 )
+# What torch.autocast runs in another dtype, on one kind of device or another (torch's documentation, "Autocast Op
+# Reference").
+_AUTOCAST = (
+    *(
+        "matmul",
+        "__matmul__",
+        "__rmatmul__",
+        "mm",
+        "bmm",
+        "mv",
+        "addmm",
+        "addmv",
+        "addr",
+        "addbmm",
+        "baddbmm",
+        "chain_matmul",
+    ),
+    *("linear", "bilinear", "einsum", "prelu", "scaled_dot_product_attention", "multi_dot"),
+    *(f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)),
+    *("acos", "asin", "cosh", "cosine_similarity", "cdist", "cumprod", "cumsum", "dist", "erfinv", "exp", "expm1"),
+    *("log", "log10", "log2", "log1p", "norm", "pdist", "polar", "pow", "__pow__", "__rpow__", "prod", "reciprocal"),
+    *("renorm", "rsqrt", "sinh", "softmax", "log_softmax", "softmin", "softplus", "sum", "tan", "quantile"),
+    *("layer_norm", "group_norm", "normalize", "mse_loss", "l1_loss", "smooth_l1_loss", "kl_div", "nll_loss"),
+    *("addcdiv", "addcmul", "atan2", "cross", "dot", "vdot", "grid_sample", "cat", "stack", "tensordot", "index_put"),
+)
 _STATISTICS = ("running_mean", "running_var")
 _UPDATES_STATISTICS = (
     "aten::batch_norm_update_stats",
@@ -37,6 +62,13 @@ _NOT_STRIDED = (
     "aten::_to_sparse",
     "aten::to_sparse",
 )
+
+
+@lru_cache(maxsize=1)
+def autocast_functions() -> frozenset[Any]:
+    """Torch's Python functions whose results have another dtype under torch.autocast."""
+    places = (torch, torch.Tensor, torch.nn.functional, torch.linalg)
+    return frozenset(getattr(place, name) for place in places for name in _AUTOCAST if hasattr(place, name))
 
 
 def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

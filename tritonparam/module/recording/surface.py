@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map
 
+from tritonparam.module.operators import autocast_functions
 from tritonparam.module.recognize import is_finite
 from tritonparam.module.recording.recorder import Recorder, recorder
 from tritonparam.module.tape import History
@@ -84,6 +85,9 @@ class Call:
             return tree_map(self._known, func(*self._real(args), **self._real(kwargs)))
         if history is None:
             return func(*args, **kwargs)
+        if torch.is_autocast_enabled(history.device.type) and func in autocast_functions():
+            # It looks at the device of what it is given, which is none that it knows.
+            return tree_map(self._known, func(*self._real(args), **self._real(kwargs)))
         if func in _SHOWS:
             shared = self._recorder.shared(args[0])
             if shared is not None:
