@@ -14,6 +14,7 @@ import torch
 
 import tritonparam
 from tritonparam import Fill, Generator, Normal, Parameter, ParameterTuple, Plan, derive_key, initializer
+from tritonparam.checkpoint import loading
 from tritonparam.parameter import attributes
 
 THREADS, EACH = 4, 40
@@ -259,3 +260,32 @@ def test_cuda_in_the_fork_of_a_process_that_used_it_is_refused(monkeypatch):
         parameter.asnumpy()
     assert parameter.has_init
     assert not parameter.init_data(device="cpu").has_init
+
+
+def test_nobody_waits_for_the_files_of_a_load(tmp_path, monkeypatch):
+    """Forks, and all other Parameters, waited as long as it took to read them."""
+    tritonparam.save({"w": torch.ones(4)}, tmp_path / "w.safetensors")
+    reading, go_on = threading.Event(), threading.Event()
+    move = loading.move
+
+    def slow(*arguments):
+        reading.set()
+        assert go_on.wait(30)
+        move(*arguments)
+
+    monkeypatch.setattr(loading, "move", slow)
+    w, other = (Parameter(tritonparam.initializer.initializer("ones", [4]), name=name) for name in "wo")
+    thread = threading.Thread(target=tritonparam.load, args=(w, tmp_path / "w.safetensors"))
+    thread.start()
+    try:
+        assert reading.wait(30)
+        assert other.init_data().asnumpy().tolist() == [1.0] * 4
+        child = os.fork()
+        if not child:
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert w.has_init
+    finally:
+        go_on.set()
+        thread.join()
+    assert not w.has_init

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,15 +132,16 @@ def load(
     check_progress(progress)
     seed = Generator(seed).seed
     wanted = float_dtype(dtype)
-    with REALIZING, recording_paused(), torch.inference_mode(False), torch.no_grad():
-        slots = slots_of(target)
-        if layouts is not None and isinstance(target, torch.nn.Module):
-            raise ValueError("layouts must be None for a module: they are for lazy Parameters")
-        lay_slots(slots, layouts, rank)
-        if device is not None:
-            checked_device(device, backend)
-        stored = Checkpoint(Path(path))
-        try:
+    with recording_paused(), torch.inference_mode(False), torch.no_grad(), contextlib.ExitStack() as files:
+        with REALIZING:  # and not while files are read, for which other threads, and forks, would wait
+            slots = slots_of(target)
+            if layouts is not None and isinstance(target, torch.nn.Module):
+                raise ValueError("layouts must be None for a module: they are for lazy Parameters")
+            lay_slots(slots, layouts, rank)
+            if device is not None:
+                checked_device(device, backend)
+            stored = Checkpoint(Path(path))
+            files.callback(stored.close)
             match = _Match(slots, stored, mapping, strict)
             pending = pending_of(target, match.found, match.drawn, device, wanted, backend)
             match.check_dtypes(pending.dtypes)
@@ -147,15 +149,14 @@ def load(
             for each in {values.device for _, values in real}:
                 resolve_backend(each, backend)
             last = match.moves(real)
-            with ProgressBar.of("loading", match.nbytes, progress) as bar:
-                first = [match.moves(outs) for outs in pending.write(seed)]
-                for moves in (*first, last):
-                    move(moves, backend, bar.advance)
+        with ProgressBar.of("loading", match.nbytes, progress) as bar:
+            first = [match.moves(outs) for outs in pending.write(seed)]
+            for moves in (*first, last):
+                move(moves, backend, bar.advance)
+        with REALIZING:
             pending.become()
             if isinstance(target, torch.nn.Module):
                 note_loaded(target, (name for slot, _ in real for name in slot.names))
-        finally:
-            stored.close()
         return match.report()
 
 

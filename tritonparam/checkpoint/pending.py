@@ -123,8 +123,10 @@ class _Lazy:
         done: list[tuple[Tensor, torch.Tensor, Content | None]] = []
         try:
             for slot, tensor in lazy.items():
-                before = torch.empty(tensor.shape, dtype=slot.dtype, device="meta")
                 law = tensor._law
+                # Another thread may have drawn it while it was read.
+                blank = torch.empty(tensor.shape, dtype=slot.dtype, device="meta")
+                before = tensor.torch.detach() if law is None else blank
                 tensor._become(self._values[slot])
                 done.append((tensor, before, law))
         except BaseException as error:
