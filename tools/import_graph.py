@@ -18,7 +18,9 @@ ROOMS = ("stream", "plan", "tensor", "initializer", "parameter", "module", "chec
 INNER_ROOMS = ("stream.reference", "plan.backends", "module.recording", "cli.init", "cli.inspect")
 GROUND = ("_lazy", "_locks", "_version", "dtype")
 KERNELS = "kernels"
+OUTSIDE = ("tests", "bench", "tools", "kernels")  # beside the package, and not installed under these names
 RUNS_KERNELS = "plan.backends"
+DEFINITION = "stream.reference"
 MOST_FILES = 15
 MOST_LINES = 400
 
@@ -30,8 +32,9 @@ class Import:
     Attributes:
         path, line: Where it stands.
         importer: The module that imports, without the package's name; "" for the root.
-        imported: The module that it comes from.
+        imported: The module that it comes from; what is no part of the package begins with "/".
         name: What is imported from it; None for the module itself.
+        is_statement: Whether it is `import x`, by which all of the package can be reached.
     """
 
     path: Path
@@ -39,6 +42,7 @@ class Import:
     importer: str
     imported: str
     name: str | None
+    is_statement: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class Graph:
         """The modules that each module imports."""
         arrows: dict[str, set[str]] = {module: set() for module in self.files}
         for each in self.imports:
-            arrows[each.importer].add(each.imported)
+            if each.imported in self.files:
+                arrows[each.importer].add(each.imported)
         return arrows
 
     def circles(self) -> list[list[str]]:
@@ -101,7 +106,7 @@ class Graph:
             origin = each.imported
             while each.name is not None and (origin, each.name) in behind:
                 origin = behind[origin, each.name]
-            if each.importer not in self.faces:
+            if each.importer not in self.faces and origin in self.files:
                 arrows[each.importer].add(origin)
         known: dict[str, list[str]] = {}
 
@@ -149,7 +154,9 @@ def _imports(node: ast.AST, importer: str, files: dict[str, Path]) -> Iterator[I
     if isinstance(node, ast.Import):
         for alias in node.names:
             if (module := _within(alias.name)) is not None:
-                yield Import(path, node.lineno, importer, module, None)
+                yield Import(path, node.lineno, importer, module, None, is_statement=True)
+            elif alias.name.partition(".")[0] in OUTSIDE:
+                yield Import(path, node.lineno, importer, f"/{alias.name}", None)
     elif isinstance(node, ast.ImportFrom):
         origin = _within(node.module or "") if not node.level else _relative(node, importer, path)
         for alias in node.names if origin is not None else ():
@@ -158,8 +165,11 @@ def _imports(node: ast.AST, importer: str, files: dict[str, Path]) -> Iterator[I
                 yield Import(path, node.lineno, importer, inner, None)
             elif origin is not None:
                 yield Import(path, node.lineno, importer, origin, alias.name)
+        if not node.level and (node.module or "").partition(".")[0] in OUTSIDE:
+            yield Import(path, node.lineno, importer, f"/{node.module}", None)
     elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
-        named = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+        parts = node.args[0].values if isinstance(node.args[0], ast.JoinedStr) else [node.args[0]]
+        named = parts[0] if parts else None
         text = named.value if isinstance(named, ast.Constant) else ""
         module = _within(str(text).rstrip("."))
         if module is not None and module != importer:  # a face that looks for one of its files by name
@@ -192,6 +202,7 @@ def room_of(module: str) -> str:
 def broken_rules(graph: Graph) -> list[str]:
     """What is not as the house has it: one line each, which names file, line and rule."""
     broken = [f"{each.path}:{each.line}: {why}" for each in graph.imports if (why := _wrong(each, graph)) is not None]
+    broken += _past_faces_by_attribute(graph)
     for circle in graph.circles():
         broken.append(f"{graph.files[circle[0]]}:1: a circle of imports: {', '.join(circle)}")
     for module, path in graph.files.items():
@@ -207,7 +218,13 @@ def broken_rules(graph: Graph) -> list[str]:
 def _wrong(each: Import, graph: Graph) -> str | None:
     """The rule that an import breaks."""
     here, there = room_of(each.importer), room_of(each.imported)
-    what = f"{each.importer or PACKAGE} imports {each.imported or PACKAGE}"
+    what = f"{each.importer or PACKAGE} imports {each.imported.lstrip('/') or PACKAGE}"
+    if each.imported.startswith("/"):
+        return f"{what}: what is shipped imports nothing beside it"
+    if each.imported not in graph.files:
+        return f"{what}: there is no such module"
+    if each.is_statement and here:
+        return f"{what}: names are imported from a room, so that its face can be held to them"
     if not here:  # the root and what starts the command line stand above all rooms
         return _past_the_face(each, what, there, graph)
     if here in GROUND:
@@ -225,6 +242,8 @@ def _wrong(each: Import, graph: Graph) -> str | None:
         return f"{what}: an arrow that runs up; {outer} stands below {other}"
     if here == there or (other == outer and there == other):
         return None
+    if there in INNER_ROOMS and other != outer and (here, there) != (RUNS_KERNELS, DEFINITION):
+        return f"{what}: an inner room is entered from its own room, {other}"
     return _past_the_face(each, what, there, graph)
 
 
@@ -236,6 +255,22 @@ def _past_the_face(each: Import, what: str, there: str, graph: Graph) -> str | N
     if each.name is not None and each.name not in (graph.faces.get(there) or ()):
         return f"{what}: {each.name} is not in the __all__ of its face"
     return None
+
+
+def _past_faces_by_attribute(graph: Graph) -> Iterator[str]:
+    """Attributes of rooms that were imported as modules, and are not in their faces."""
+    for each in graph.imports:
+        is_room = each.imported in graph.faces and room_of(each.importer) != room_of(each.imported)
+        if each.name is not None or each.is_statement or not is_room:
+            continue
+        nodes = list(ast.walk(ast.parse(each.path.read_text(encoding="utf-8"))))
+        here = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.lineno == each.line]
+        called = {alias.asname or alias.name for node in here for alias in node.names}
+        for node in nodes:
+            is_used = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in called
+            if is_used and node.attr not in (graph.faces[each.imported] or ()):
+                what = f"{each.importer} uses {each.imported}.{node.attr}"
+                yield f"{each.path}:{node.lineno}: {what}: {node.attr} is not in the __all__ of its face"
 
 
 def _wrong_face(room: str, graph: Graph) -> Iterable[str]:
@@ -268,7 +303,7 @@ def figures(graph: Graph) -> str:
     chain = [] if circles else graph.longest_chain()
     return (
         f"{len(graph.files)} modules in {len(ROOMS)} rooms; {up} arrows against the order, {len(circles)} circles; "
-        f"longest chain of files {len(chain) or 'endless'}: {' > '.join(chain)}"
+        f"longest chain, faces looked through, {len(chain) or 'endless'}: {' > '.join(chain)}"
     )
 
 

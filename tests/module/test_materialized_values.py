@@ -210,3 +210,28 @@ class Odd(nn.Module):
     want, got = materialize(module, seed=8).state_dict(), safetensors.load_file(tmp_path / "out" / "model.safetensors")
     assert set(got) == set(want)
     assert [name for name in want if not torch.equal(got[name], want[name])] == []
+
+
+@pytest.mark.filterwarnings("ignore:the constructor looks at random values")
+def test_what_was_looked_at_takes_no_key_from_what_comes_after():
+    """A draw that is looked at has its source already; the next one is the first of the tensor's further ones."""
+    seen = []
+
+    def make():
+        x = torch.randn(3)
+        seen.append(x.tolist())
+        return {"w": (x * torch.randn(3)).sort()[0]}
+
+    got = real(make).w
+    assert torch.equal(got, (torch.tensor(seen[0]) * drawn(Normal(), "w", (3,), occurrence=1)).sort()[0])
+
+
+def test_a_part_of_a_draw_that_begins_before_the_tensor_is_a_draw_of_its_own():
+    """The last rows of a longer draw: the whole of it lies nowhere in the tensor."""
+    got = real(lambda: {"w": torch.randn(6)[2:].clone()}).w
+    assert torch.equal(got, drawn(Normal(), "w", (6,))[2:])
+
+
+def test_one_row_of_a_draw_is_that_row():
+    got = real(lambda: {"w": torch.randn(6, 4)[2].clone()}).w
+    assert torch.equal(got, drawn(Normal(), "w", (6, 4))[2])

@@ -20,7 +20,7 @@ from tritonparam.checkpoint.stored import Checkpoint, StoredTensor
 from tritonparam.checkpoint.targets import Layouts, Renaming, Slot, Target, lay_slots, listed, rename, slots_of
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module import note_loaded, recording_paused
-from tritonparam.plan import check_memory, check_writable, checked_device, resolve_backend
+from tritonparam.plan import check_memory, check_writable, named_device, resolve_backend
 from tritonparam.stream import Generator
 from tritonparam.tensor import REALIZING
 
@@ -138,8 +138,8 @@ def load(
             if layouts is not None and isinstance(target, torch.nn.Module):
                 raise ValueError("layouts must be None for a module: they are for lazy Parameters")
             lay_slots(slots, layouts, rank)
-            if device is not None:
-                checked_device(device, backend)
+            if device is not None:  # whether it is there matters where something is to be made on it
+                named_device(device)
             stored = Checkpoint(Path(path))
             files.callback(stored.close)
             match = _Match(slots, stored, mapping, strict)

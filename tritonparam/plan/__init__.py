@@ -10,7 +10,7 @@ from tritonparam.plan.arrays import view_of_array
 from tritonparam.plan.backends import resolve_backend
 from tritonparam.plan.boxes import as_box, box_in, box_of_box, meeting_pair, meets_any
 from tritonparam.plan.copy import CAST_DTYPES, Copy
-from tritonparam.plan.devices import MissingDeviceError, checked_device
+from tritonparam.plan.devices import MissingDeviceError, checked_device, named_device
 from tritonparam.plan.fill import RANDOM_DTYPES, Fill
 from tritonparam.plan.huge_pages import ask_for_huge_pages
 from tritonparam.plan.memory import check_memory, check_writable, is_deferred, overlap
@@ -39,6 +39,7 @@ __all__ = [
     "is_deferred",
     "meeting_pair",
     "meets_any",
+    "named_device",
     "overlap",
     "placement",
     "resolve_backend",

@@ -11,6 +11,25 @@ class MissingDeviceError(ValueError):
     """A device that could be, and that this machine does not have."""
 
 
+def named_device(device: torch.device | str) -> torch.device:
+    """`device` as torch has it, wherever it is.
+
+    Raises:
+        TypeError: It is neither a string nor a torch.device.
+        ValueError: It is the name of none.
+
+    Examples:
+        >>> named_device("cuda:3")
+        device(type='cuda', index=3)
+    """
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"device must be a string or a torch.device, got {device!r} of type {type(device).__name__}")
+    try:
+        return torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be a cpu or cuda device, got {device!r}") from None
+
+
 def checked_device(device: torch.device | str | None, backend: str | None = None) -> torch.device:
     """`device` as torch has it, if it is there and `backend` writes to it.
 
@@ -29,14 +48,12 @@ def checked_device(device: torch.device | str | None, backend: str | None = None
         >>> checked_device("cpu")
         device(type='cpu')
     """
-    if device is not None and not isinstance(device, (str, torch.device)):
-        raise TypeError(f"device must be a string or a torch.device, got {device!r} of type {type(device).__name__}")
     forked = torch.cuda._is_in_bad_fork()
     try:
-        place = torch.get_default_device() if device is None else torch.device(device)
-    except RuntimeError as error:
-        if device is not None or not forked:
-            raise ValueError(f"device must be a cpu or cuda device, got {device!r}: {error}") from None
+        place = torch.get_default_device() if device is None else named_device(device)
+    except RuntimeError:
+        if not forked:
+            raise
         place = torch.device("cuda")  # the default one, if it is CUDA, asks CUDA for its index
     if place.type not in ("cpu", "cuda"):
         raise ValueError(f"device must be a cpu or cuda device, got {str(place)!r}")
