@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 HERE := PYTHONPATH="$(CURDIR)" $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-gpu bench bench-gpu golden dist
+.PHONY: help install demo check test test-gpu bench bench-gpu golden models dist
 
 help:
 	@echo "make demo       write a small Llama's checkpoint from its config, and look at it"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-gpu   the same tests, compiled, on a CUDA host; installs nothing"
 	@echo "make bench      measure on this host's CPU; the README's table and the plots anew"
 	@echo "make bench-gpu  measure on a CUDA host; installs nothing"
+	@echo "make models     count the models that deferral builds as torch does: docs/models.md; a quarter of an hour"
 	@echo "make golden     rewrite the golden digests: only with a new stream version"
 	@echo "make dist       wheel and sdist"
 
@@ -56,6 +57,11 @@ bench-gpu:
 
 golden: install
 	$(BIN)/python tools/golden.py
+
+models: install
+	@echo "about 2,000 models, three times each: about a quarter of an hour"
+	-$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[models]'
+	$(BIN)/python tools/count_models.py --write
 
 dist: install
 	$(BIN)/python -m build

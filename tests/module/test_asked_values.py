@@ -104,6 +104,7 @@ NUMBERS = {
     "grad": lambda: torch.func.grad(lambda x: (x**2).sum())(torch.arange(3.0)),
     "jacobian": lambda: torch.func.jacrev(lambda x: x**2)(torch.arange(3.0)),
     "dlpack": lambda: torch.from_dlpack(torch.arange(3.0)),
+    "a Sobol sequence": lambda: torch.quasirandom.SobolEngine(2).draw(5),
     "apply_": lambda: torch.arange(3.0).apply_(lambda x: x + 1),
     "map_": lambda: torch.arange(3.0).map_(torch.ones(3), lambda x, y: x + y),
 }
@@ -287,3 +288,63 @@ def test_addresses_tell_tensors_apart_and_ties_together():
         w, other = torch.ones(3), torch.zeros(3)
         assert len({w.data_ptr(), other.data_ptr(), w[1:].data_ptr(), 0}) == 4
         assert w.data_ptr() == w.view(3, 1).data_ptr() == nn.Parameter(w).data_ptr()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_real_at_once():
+    def build():
+        return buffers(torch.nested.nested_tensor([torch.ones(2), torch.arange(3.0)]), torch.ones(2))
+
+    with deferred_init():
+        module = build()
+    got = materialize(module).b0
+    assert got.is_nested
+    assert [each.tolist() for each in got.unbind()] == [[1, 1], [0, 1, 2]]
+
+
+def test_a_scrambled_sequence_is_made():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a constructor looks at random values
+        with deferred_init():
+            module = buffers(torch.quasirandom.SobolEngine(3, scramble=True).draw(8))
+    got = materialize(module).b0
+    assert got.shape == (8, 3)
+    assert 0 <= got.min() < got.max() < 1
+
+
+OUT = {
+    "a dynamic shape": lambda out: torch.masked_select(
+        torch.arange(4.0), torch.tensor([True, False, True, True]), out=out
+    ),
+    "least squares": lambda out: torch.linalg.lstsq(
+        torch.eye(2), torch.tensor([[3.0], [4.0]]), out=(out, torch.empty(0), torch.empty(0, dtype=int), torch.empty(0))
+    ),
+    "a device": lambda out: torch.full((3,), 2.0, device="cpu", out=out),
+}
+
+
+@pytest.mark.parametrize("write", OUT.values(), ids=OUT)
+def test_what_is_given_as_out_has_the_result(write):
+    def build():
+        out = torch.empty(0)
+        write(out)
+        return buffers(out, out + 1)
+
+    with deferred_init():
+        module = build()
+    want = build()
+    got = materialize(module)
+    for name in ("b0", "b1"):
+        assert getattr(got, name).tolist() == getattr(want, name).tolist() != []
+
+
+@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
+@pytest.mark.parametrize("other", [torch.ones(5), torch.ones(3, 2, 1), torch.ones(4, 2)])
+def test_in_place_keeps_its_shape_or_raises(other):
+    with deferred_init():
+        w = torch.arange(2.0).view(2, 1)
+        with pytest.raises(RuntimeError):
+            w.eq_(other)
+        module = buffers(w, w[1:], w.t() + 1)
+    got = materialize(module)
+    assert [each.tolist() for each in (got.b0, got.b1, got.b2)] == [[[0], [1]], [[1]], [[1, 2]]]

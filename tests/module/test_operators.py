@@ -5,6 +5,7 @@ shapes and dtypes, and that the seed decides.
 """
 
 import json
+import os
 import subprocess
 import sys
 
@@ -12,13 +13,15 @@ import pytest
 import torch
 
 from tests.module import operator_samples
-from tests.module.operator_samples import ONLY_EAGER_RAISES, ORDINARY, RAISES, Row, table
+from tests.module.operator_samples import ONLY_EAGER_RAISES, ORDINARY, RAISES, WRONG, Row, table
 
 PROCESSES = 2
 SAMPLES = 3  # of a dtype; None for all, which takes a quarter of an hour
 
 # What deferral cannot follow: operator, variant or "" for all, what happens, and why; docs/limits.md says it for users.
 UNINITIALIZED = "what was never written has no values to agree on"
+CHUNKS = "in 16 bits it adds up in other chunks on a host than on the meta device"
+STATISTICS = "the meta device has the shapes and dtypes of the statistics on CUDA; no function of torch.nn returns them"
 KNOWN = {
     ("empty", "function", RAISES): UNINITIALIZED,
     ("empty_like", "", RAISES): UNINITIALIZED,
@@ -26,11 +29,16 @@ KNOWN = {
     ("empty_strided", "", RAISES): UNINITIALIZED,
     ("new_empty", "", RAISES): UNINITIALIZED,
     ("new_empty_strided", "", RAISES): UNINITIALIZED,
-    (
-        "addbmm",
-        "in place",
-        RAISES,
-    ): "eager torch resizes what it writes to, against its own rule; the meta device does not",
+    ("addbmm", "in place", RAISES): "eager torch resizes what it writes to, against its own rule",
+    ("linalg.lu_solve", "out", RAISES): "a result that is conjugated lazily has nowhere to say so",
+    ("nn.functional.linear_cross_entropy.chunked", "", WRONG): CHUNKS,
+    ("nn.functional.linear_cross_entropy.chunked_none", "", WRONG): CHUNKS,
+    ("_batch_norm_with_update", "", WRONG): STATISTICS,
+    ("_native_batch_norm_legit", "", WRONG): STATISTICS,
+    ("_native_batch_norm_legit", "", RAISES): STATISTICS,
+    ("native_batch_norm", "", WRONG): STATISTICS,
+    ("native_batch_norm", "", RAISES): STATISTICS,
+    ("native_layer_norm", "", WRONG): STATISTICS,
     ("sparse.sampled_addmm", "gradients", RAISES): "autograd holds on to what a sparse tensor was computed from",
 }
 
@@ -71,6 +79,7 @@ def test_a_tenth_of_torchs_operators_agrees(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("TRITONPARAM_ALL"), reason="minutes long: set TRITONPARAM_ALL")
 def test_all_of_torchs_operators_agree(tmp_path):
     """Whatever is listed as known has to happen, too."""
     pytest.importorskip("expecttest", reason="torch.testing needs it")

@@ -107,6 +107,12 @@ def written_arguments(func: Any, bound: dict[str, Any]) -> list[torch.Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
+@lru_cache(maxsize=4096)
+def writes_out(func: Any) -> bool:
+    """Whether what the operator writes to is out=, whose values it does not read and whose shape it may change."""
+    return any(argument.is_out for argument in func._schema.arguments)
+
+
 def reads_only_shapes(func: Any) -> bool:
     """Whether the operator looks at its tensors' shapes, dtypes and devices and at no value."""
     name = func._schema.name

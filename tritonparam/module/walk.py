@@ -81,7 +81,9 @@ def walk(module: torch.nn.Module, *, uninitialized: bool = False) -> list[Found]
                 lost.append(name)
             if history is None and (plain.is_meta or is_lazy(tensor) or kind == "attribute"):
                 continue
-            view = View.of(plain) if plain.layout == torch.strided else View(tuple(plain.shape), (), 0, plain.dtype)
+            is_strided = plain.layout == torch.strided and not plain.is_nested
+            shape = (plain.numel(),) if plain.is_nested else tuple(plain.shape)
+            view = View.of(plain) if is_strided else View(shape, (), 0, plain.dtype)
             key = id(tensor) if history is None else (history.key, view)
             each = found.setdefault(key, Found(history, view, kind))
             if kind != "attribute" or each.kind == "attribute":

@@ -111,7 +111,7 @@ class Initializer:
 
     Examples:
         >>> import tritonparam
-        >>> from tritonparam.initializer import initializer
+        >>> from tritonparam.initializer import fans, initializer
         >>> class InverseFan(Initializer):
         ...     def law(self, shape):
         ...         return tritonparam.Normal(std=1.0 / fans(shape)[0])

@@ -17,10 +17,20 @@ from tritonparam.module.operators import (
     bind,
     makes_no_strided_tensor,
     reads_only_shapes,
+    writes_out,
     written_arguments,
 )
 from tritonparam.module.recognize import recognized
-from tritonparam.module.recording.notes import as_meta, asked_too_early, device_of, names_dtype, noted, on_meta, where
+from tritonparam.module.recording.notes import (
+    as_meta,
+    as_written,
+    asked_too_early,
+    device_of,
+    names_dtype,
+    noted,
+    on_meta,
+    where,
+)
 from tritonparam.module.replay import Replay, is_defined
 from tritonparam.module.source import Elements, Source
 from tritonparam.module.tape import Drawn, GeneratorState, History, Node, Version, slice_of
@@ -193,9 +203,11 @@ class Recorder:
             is_like_meta = reads_only_shapes(func) and all(tensor.is_meta for tensor in tensors)
             if not is_like_meta:
                 return func(*args, **kwargs)
-        if any(tag in func.tags for tag in _DEPENDS_ON_VALUES):
-            return tree_map(self._deferred, self._really(func, args, kwargs))
         written = written_arguments(func, bound)
+        if any(tag in func.tags for tag in _DEPENDS_ON_VALUES):
+            if all(map(History.of, written)):
+                return self._elsewhere(func, args, kwargs, written)
+            return self._really(func, args, kwargs)
         if any(History.of(tensor) is None for tensor in written):
             return self._really(func, args, kwargs)
         if any(map(_is_live, written)) or makes_no_strided_tensor(func, bound, tensors):
@@ -208,7 +220,8 @@ class Recorder:
             bound = bind(func, args, kwargs)
         state = self._drawn_beforehand(func, args, kwargs, bound)
         try:
-            out = func(*args, **on_meta(kwargs, bound))
+            with as_written(func, written):
+                out = func(*args, **on_meta(kwargs, bound))
         except NotImplementedError:
             if not written and torch.Tag.nondeterministic_seeded in func.tags:
                 out = tree_map(as_meta, self._really(func, args, kwargs))
@@ -252,15 +265,18 @@ class Recorder:
             if not isinstance(value, torch.Tensor):
                 return _HOST if value == _META else value
             if id(value) not in reals:
-                reals[id(value)] = self.values(value)
+                is_out = writes_out(func) and any(value is each for each in written) and not _is_live(value)
+                reals[id(value)] = torch.zeros_like(value, device=_HOST) if is_out else self.values(value)
             return reals[id(value)]
 
         out = func(*tree_map(real, args), **tree_map(real, kwargs))
         self._note_written(written)
         for tensor in written:
-            history = History.of(tensor)
+            history, real_one = History.of(tensor), reals[id(tensor)].detach()
             if history is not None and history.live is None:
-                history.write(tensor, reals[id(tensor)].detach().clone())
+                if tensor.shape != real_one.shape:
+                    tensor.resize_(real_one.shape)
+                history.write(tensor, real_one.clone())
         back = {id(made): tensor for tensor in written if (made := reals.get(id(tensor))) is not None}
         return tree_map(lambda value: back.get(id(value), self._deferred(value)), out)
 

@@ -35,6 +35,7 @@ _MAKES = {torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor,
 _ON_THE_HOST = {
     torch.tensor_split,
     torch.Tensor.tensor_split,
+    torch.unravel_index,
     torch.from_dlpack,  # type: ignore[attr-defined]
     torch.utils.dlpack.from_dlpack,
     torch.Tensor.__dlpack__,
@@ -56,7 +57,7 @@ class Surface(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = _with_out(kwargs or {})
         at_work = recorder()
         if at_work is None or at_work.is_paused:
             return func(*args, **kwargs)
@@ -108,7 +109,32 @@ class Call:
             return seen(history.device)
         if func in (torch.Tensor.to, torch.Tensor.cpu) and _stays(func, args, kwargs, history.device):
             return _retyped(args, kwargs) if func is torch.Tensor.to else args[0]
-        return func(*args, **kwargs)
+        try:
+            return func(*args, **kwargs)
+        except RuntimeError as error:
+            if "data is not allocated yet" not in str(error):  # what a kernel says that looks into memory
+                raise
+            return self._at_once(func, args, kwargs)
+
+    def _at_once(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What `func` gives, and leaves in its arguments, done with their values."""
+        pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def real(value: object) -> object:
+            if not isinstance(value, torch.Tensor) or History.of(value) is None:
+                return value
+            pairs.append((value, self._recorder.values(value).clone()))
+            return pairs[-1][1]
+
+        args, kwargs = tree_map(real, args), tree_map(real, kwargs)
+        with self._recorder.paused():
+            made = func(*args, **kwargs)
+        with torch.no_grad():
+            for tensor, after in pairs:
+                if not torch.equal(self._recorder.values(tensor), after):
+                    tensor.copy_(after)
+        back = {id(after): tensor for tensor, after in pairs}
+        return tree_map(lambda value: back.get(id(value), self._known(value)), made)
 
     def _real(self, values: Any) -> Any:
         return tree_map(
@@ -236,3 +262,12 @@ def _retyped(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     _, dtype, _, memory_format = torch._C._nn._parse_to(*args[1:], **kwargs)
     tensor: torch.Tensor = args[0]
     return tensor.to(dtype or tensor.dtype, memory_format=memory_format or torch.preserve_format)
+
+
+def _with_out(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments whose device=, if it is that of a deferred out=, is that which torch will find there."""
+    history = History.of(kwargs.get("out"))
+    device = kwargs.get("device")
+    if history is None or device is None or torch.device(device).type != history.device.type:
+        return kwargs
+    return {**kwargs, "device": _META}
