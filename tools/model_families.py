@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import importlib
 import importlib.util
@@ -18,6 +17,7 @@ from tools.model_idioms import IDIOMS
 
 _MOST_ARGUMENTS = 16
 
+Rules = Iterable[tuple[str, Callable[[int], int]]]
 Build = Callable[[], torch.nn.Module]
 Choices = Callable[[], Iterator[Build]]
 
@@ -97,7 +97,7 @@ _TINY: list[tuple[str, Callable[[int], int]]] = [
         lambda n: min(n, 32),
     ),
 ]
-_LAYERS_ONLY = [_TINY[2], _TINY[1]]
+_LAYERS_ONLY: Rules = [_TINY[2], _TINY[1]]
 
 
 def _transformers() -> dict[str, Choices]:
@@ -123,13 +123,16 @@ def _small(model_type: str, name: str) -> Iterator[Build]:
 
     model_class = getattr(transformers, name)
     for rules in (_TINY, _LAYERS_ONLY, ()):
-        config = transformers.CONFIG_MAPPING[model_type]()
-        with contextlib.suppress(Exception):
+
+        def build(rules: Rules = rules) -> torch.nn.Module:
+            config = transformers.CONFIG_MAPPING[model_type]()
             _shrink(config, rules)
-            yield lambda config=config: model_class(copy.deepcopy(config))
+            return model_class(config)
+
+        yield build
 
 
-def _shrink(config: Any, rules: Iterable[tuple[str, Callable[[int], int]]], depth: int = 0) -> None:
+def _shrink(config: Any, rules: Rules, depth: int = 0) -> None:
     """Make the numbers in a config, and in the configs in it, as small as the rules say."""
     for name, value in list(vars(config).items()):
         if type(value) is int and value > 0:

@@ -38,11 +38,13 @@ def deferred_init() -> Iterator[None]:
     Tensors made inside are on the meta device and remember what was done to them; `materialize` makes them real. To the
     code inside they seem to be on the device they were made for. Where it asks for values (`item`, `tolist`, `if`),
     these are computed, from random numbers that are the same for every seed if need be. Operations on tensors that were
-    made outside are done at once. A `torch.Generator` that is given to a random function is not drawn from.
+    made outside are done at once. A `torch.Generator` that is given to a random function is obeyed.
 
-    Holds for the current thread. May be nested and entered again: a model goes on being recorded, also when it is
-    copied (copies made outside, and pickles, lose what they remember, and `materialize` names them). The random states
-    of torch (host and CUDA), NumPy and Python are as before on the way out, whatever happened inside.
+    Holds for the current thread or asyncio task, and for threads that are started in it meanwhile. May be nested and
+    entered again: a model goes on being recorded, also when it is copied (pickles lose what they remember, and
+    `materialize` names them). Torch's own random states (host and CUDA) are as before on the way out, whatever happened
+    inside. Those of NumPy and Python go on, with a warning if they were drawn from. docs/limits.md has what does not
+    go through.
 
     Examples:
         >>> import torch
