@@ -348,3 +348,32 @@ def test_in_place_keeps_its_shape_or_raises(other):
         module = buffers(w, w[1:], w.t() + 1)
     got = materialize(module)
     assert [each.tolist() for each in (got.b0, got.b1, got.b2)] == [[[0], [1]], [[1]], [[1, 2]]]
+
+
+@pytest.mark.parametrize("norm", [torch.native_batch_norm, torch._native_batch_norm_legit])
+def test_statistics_go_on_where_the_results_are_given_as_out(norm):
+    def build():
+        mean, var = torch.full((2,), 3.0), torch.full((2,), 5.0)
+        norm(
+            torch.arange(8.0).view(4, 2), None, None, mean, var, True, 0.5, 1e-5, out=tuple(map(torch.empty, (0, 0, 0)))
+        )
+        return buffers(mean, var)
+
+    with deferred_init():
+        module = build()
+    got, want = materialize(module), build()
+    assert (got.b0.tolist(), got.b1.tolist()) == (want.b0.tolist(), want.b1.tolist())
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_a_result_conjugated_lazily_is_written(adjoint):
+    def build():
+        left = torch.complex(torch.eye(2) + 1, torch.arange(4.0).view(2, 2))
+        lu, pivots = torch.linalg.lu_factor(left)
+        out = torch.empty(0, dtype=left.dtype)
+        torch.linalg.lu_solve(lu, pivots, left + 1j, left=False, adjoint=adjoint, out=out)
+        return buffers(out.resolve_conj())
+
+    with deferred_init():
+        module = build()
+    assert materialize(module).b0.tolist() == build().b0.tolist()

@@ -108,9 +108,9 @@ def written_arguments(func: Any, bound: dict[str, Any]) -> list[torch.Tensor]:
 
 
 @lru_cache(maxsize=4096)
-def writes_out(func: Any) -> bool:
-    """Whether what the operator writes to is out=, whose values it does not read and whose shape it may change."""
-    return any(argument.is_out for argument in func._schema.arguments)
+def out_names(func: Any) -> tuple[str, ...]:
+    """The arguments that are out=, whose values the operator does not read and whose shape it may change."""
+    return tuple(argument.name for argument in func._schema.arguments if argument.is_out)
 
 
 def reads_only_shapes(func: Any) -> bool:

@@ -83,6 +83,7 @@ class Replay:
 
     def _compute(self, node: Node) -> None:
         storages: dict[int, torch.UntypedStorage] = {}
+        written: list[tuple[torch.Tensor, View]] = []
         for read in node.reads:
             if read.key not in storages:
                 storages[read.key] = self._take(read.version, read.nbytes, to_write=read.key in node.writes)
@@ -93,6 +94,8 @@ class Replay:
             if not isinstance(value, Read):
                 return value
             shown = value.view.on(storages[value.key])
+            if value.key in node.writes:
+                written.append((shown, value.view))
             return _half_open(shown, value, value.key in node.writes)
 
         func, args, kwargs = node.func, tree_map(real, node.args), tree_map(real, node.kwargs)
@@ -101,6 +104,10 @@ class Replay:
             func, args, kwargs = _drawing(func, bind(func, args, kwargs), source.key(self._seed))
         with _default_dtype(node.default_dtype):
             got = func(*args, **kwargs)
+        for shown, view in written:
+            if shown.is_conj() != view.conjugate:  # a kernel may leave its result to be conjugated by who reads it
+                torch._C._set_conj(shown, view.conjugate)
+                shown.conj_physical_()
         for key, after in node.writes.items():
             if after in self._wanted:
                 self._storages[after] = storages[key]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
-from tritonparam.module.operators import OVERWRITES, SCATTERS, draws, reads_only_shapes, writes_out, written_names
+from tritonparam.module.operators import OVERWRITES, SCATTERS, draws, out_names, reads_only_shapes, written_names
 from tritonparam.module.tape import GeneratorState, History, Node, Read, is_covered
 from tritonparam.plan import View
 
@@ -30,11 +30,12 @@ def noted(
 ) -> Node:
     """The operation, with what it read as it was before."""
     name = func._schema.name
-    overwrites = name in OVERWRITES or writes_out(func)
+    overwrites = name in OVERWRITES or bool(out_names(func))
     histories = (History.of(leaf) for leaf in tree_flatten((args, kwargs))[0])
     times = Counter(history.key for history in histories if history is not None)
     # What is written whole, or where another tensor says, is not read as the argument that it is written as.
-    unread = written_names(func, bool(bound.get("training"))) if overwrites or name in SCATTERS else ()
+    unread = written_names(func, bool(bound.get("training"))) if name in OVERWRITES or name in SCATTERS else ()
+    unread = unread or out_names(func)
     shapes_only = reads_only_shapes(func)
     reads: list[Read] = []
     reads_unwritten = False
@@ -148,16 +149,14 @@ def as_written(func: Any, written: list[torch.Tensor]) -> Iterator[None]:
     """Hold an operator to what it may do to what it writes to, which its kernel for the meta device may not.
 
     Raises:
-        RuntimeError: An in-place operator changes a shape, as torch has it, or a result is conjugated lazily.
+        RuntimeError: An in-place operator changes a shape, as torch has it.
     """
-    before = [(tensor, View.of(tensor), tensor.is_conj(), tensor.untyped_storage().nbytes()) for tensor in written]
+    before = [(tensor, View.of(tensor), tensor.untyped_storage().nbytes()) for tensor in written]
     yield
     if torch.Tag.inplace_view in func.tags:
         return
-    for tensor, view, is_conj, nbytes in before:
-        if tensor.is_conj() != is_conj:
-            raise RuntimeError(f"{func._schema.name} conjugates what out= is given{where()}: leave out= away")
-        if tensor.shape != view.shape and not writes_out(func):
+    for tensor, view, nbytes in before:
+        if tensor.shape != view.shape and not out_names(func):
             got = list(tensor.shape)
             tensor.untyped_storage().resize_(nbytes)
             tensor.as_strided_(view.shape, view.stride, view.offset)

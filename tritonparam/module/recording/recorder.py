@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 from tritonparam.module.operators import (
     bind,
     makes_no_strided_tensor,
+    out_names,
     reads_only_shapes,
-    writes_out,
     written_arguments,
 )
 from tritonparam.module.recognize import recognized
@@ -260,13 +260,14 @@ class Recorder:
     def _elsewhere(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[torch.Tensor]) -> Any:
         """Do at once what the meta device cannot: what it gives, and leaves in its arguments, is known from then on."""
         reals: dict[int, torch.Tensor] = {}
+        outs = {id(kwargs[name]) for name in out_names(func) if name in kwargs}
 
         def real(value: object) -> object:
             if not isinstance(value, torch.Tensor):
                 return _HOST if value == _META else value
             if id(value) not in reals:
-                is_out = writes_out(func) and any(value is each for each in written) and not _is_live(value)
-                reals[id(value)] = torch.zeros_like(value, device=_HOST) if is_out else self.values(value)
+                is_read = id(value) not in outs or _is_live(value)
+                reals[id(value)] = self.values(value) if is_read else torch.zeros_like(value, device=_HOST)
             return reals[id(value)]
 
         out = func(*tree_map(real, args), **tree_map(real, kwargs))
