@@ -16,7 +16,7 @@ help:
 	@echo "make test-gpu   the same tests, compiled, on a CUDA host; installs nothing"
 	@echo "make bench      measure on this host's CPU; the README's table and the plots anew"
 	@echo "make bench-gpu  measure on a CUDA host; installs nothing"
-	@echo "make models     count the models that deferral builds as torch does: docs/models.md; a quarter of an hour"
+	@echo "make models     count the models that deferral builds as torch does: docs/models.md; half an hour"
 	@echo "make golden     rewrite the golden digests: only with a new stream version"
 	@echo "make dist       wheel and sdist"
 
@@ -59,7 +59,7 @@ golden: install
 	$(BIN)/python tools/golden.py
 
 models: install
-	@echo "about 2,000 models, three times each: about a quarter of an hour"
+	@echo "about 2,000 models, three times each: about half an hour"
 	-$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[models]'
 	$(BIN)/python tools/count_models.py --write
 

@@ -121,13 +121,12 @@ def _transformers() -> dict[str, Choices]:
 def _small(model_type: str, name: str) -> Iterator[Build]:
     import transformers
 
-    model_class = getattr(transformers, name)
     for rules in (_TINY, _LAYERS_ONLY, ()):
 
         def build(rules: Rules = rules) -> torch.nn.Module:
             config = transformers.CONFIG_MAPPING[model_type]()
             _shrink(config, rules)
-            return model_class(config)
+            return getattr(transformers, name)(config)
 
         yield build
 
