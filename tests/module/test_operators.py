@@ -38,7 +38,6 @@ KNOWN = {
     ("native_batch_norm", "", WRONG): STATISTICS,
     ("native_batch_norm", "", RAISES): STATISTICS,
     ("native_layer_norm", "", WRONG): STATISTICS,
-    ("sparse.sampled_addmm", "gradients", RAISES): "autograd holds on to what a sparse tensor was computed from",
 }
 
 
