@@ -81,6 +81,28 @@ def test_tensors_look_as_if_they_were_where_they_were_made_for():
     assert w.is_meta
 
 
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda module: module.to("cpu"),
+        lambda module: module.to("cpu", non_blocking=True),
+        lambda module: module.to(torch.float32),
+        lambda module: module.to("cpu", torch.float32),
+        lambda module: module.cpu().float(),
+    ],
+)
+def test_a_move_to_where_a_module_is_keeps_ties_and_attributes(move):
+    with deferred_init():
+        module = nn.Module()
+        module.register_buffer("a", torch.zeros(2))
+        module.register_buffer("b", module.a)
+        module.a.tag = "kept"
+        move(module)
+    materialize(module)
+    assert module.a is module.b
+    assert module.a.tag == "kept"
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_tensors_made_for_cuda_become_real_there():

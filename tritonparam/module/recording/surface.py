@@ -251,7 +251,7 @@ def _stays(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], device: tor
     if func is torch.Tensor.cpu:
         return device.type == "cpu"
     # `copy` stands behind non_blocking, and that behind a device and a dtype, or behind one of them, or a tensor.
-    places = 4 if len(args) > 2 and isinstance(args[2], torch.dtype) else 3
+    places = 4 if len(args) > 2 and (args[2] is None or isinstance(args[2], torch.dtype)) else 3
     if "copy" in kwargs or len(args) > places:
         return False
     target = torch._C._nn._parse_to(*args[1:], **kwargs)[0]
