@@ -204,13 +204,10 @@ class Recorder:
             if not is_like_meta:
                 return func(*args, **kwargs)
         written = written_arguments(func, bound)
-        if any(tag in func.tags for tag in _DEPENDS_ON_VALUES):
-            if all(map(History.of, written)):
-                return self._elsewhere(func, args, kwargs, written)
-            return self._really(func, args, kwargs)
         if any(History.of(tensor) is None for tensor in written):
             return self._really(func, args, kwargs)
-        if any(map(_is_live, written)) or makes_no_strided_tensor(func, bound, tensors):
+        depends_on_values = any(tag in func.tags for tag in _DEPENDS_ON_VALUES)
+        if depends_on_values or any(map(_is_live, written)) or makes_no_strided_tensor(func, bound, tensors):
             return self._elsewhere(func, args, kwargs, written)
         if not func.is_view and any(map(_is_live, deferred)):
             args, kwargs = tree_map(self._as_it_is, (args, kwargs))
