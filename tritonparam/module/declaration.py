@@ -13,7 +13,7 @@ from tritonparam.module.full_names import DrawSources, Keyed, drawn_on_the_way, 
 from tritonparam.module.recording import check_unseen_writes, recording_paused
 from tritonparam.module.replay import Replay, is_defined
 from tritonparam.module.source import Source
-from tritonparam.module.tape import Draw, History, Node, Piece, recognize
+from tritonparam.module.tape import Draw, History, Node, Piece
 from tritonparam.module.walk import Found, walk
 from tritonparam.plan import Box, Fill, View, box_in
 from tritonparam.stream import Law
@@ -235,7 +235,7 @@ def _is_keyed(found: Iterable[Found], keyed: Keyed) -> bool:
 def _keyed(found: Iterable[Found], prefix: str, known: Keyed) -> Keyed:
     """Where everything comes from that is drawn in `found`, whose names come after `prefix`."""
     found = list(found)
-    pieces = [_pieces(each) for each in found]
+    pieces = [each.pieces for each in found]
     sources = DrawSources(known.sources)
     for each, held in zip(found, pieces, strict=True):
         sources.key_held(joined(prefix, each.names[0]), each.view.shape, held or ())
@@ -289,7 +289,7 @@ def _is_statistic(module: torch.nn.Module, name: str) -> bool:
 
 
 def _declaration(found: Found, keyed: Keyed, kinds: _Kinds, prefix: str) -> Declaration:
-    pieces = _pieces(found)
+    pieces = found.pieces
     laws = None
     if pieces is not None:
         laws = tuple(BoxLaw(piece.box.offsets, piece.box.sizes, piece.drawn.law) for piece in pieces)
@@ -313,13 +313,6 @@ def _declaration(found: Found, keyed: Keyed, kinds: _Kinds, prefix: str) -> Decl
         full_names=names,
         keeps_dtype=kinds.keeps(found),
     )
-
-
-def _pieces(found: Found) -> list[Piece] | None:
-    """The boxes with laws that a tensor consists of; None where it has to be replayed or is real."""
-    if found.history is None:
-        return None
-    return recognize(found.history.head, found.view)
 
 
 def check_written(declared: Iterable[Declaration]) -> None:

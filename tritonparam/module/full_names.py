@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tritonparam._locks import across_forks
 from tritonparam.module.source import Elements, Source
-from tritonparam.module.tape import Draw, Drawn, Node, Piece, Version, slice_of
+from tritonparam.module.tape import Draw, Drawn, Node, Piece, Version, drawn_before
 from tritonparam.plan import Box
 
 _lock = across_forks()
@@ -222,14 +222,7 @@ class DrawSources:
 
 def drawn_on_the_way(head: Version) -> list[Draw | Node]:
     """What is drawn on the way to `head` and depends on the seed, in the order of the tape."""
-    drawn: list[Draw | Node] = []
-    for step in slice_of([head])[1]:
-        if isinstance(step, Node):
-            drawn += [step] if step.random and step.pinned is None else []
-        elif isinstance(step.content, Drawn):
-            draw = step.content.draw
-            drawn += [] if draw is None or draw.pinned is not None else [draw]
-    return drawn
+    return [drawn for drawn, _ in drawn_before(head)]
 
 
 def _as_drawn(name: str, occurrence: int, draw: Draw) -> Source:

@@ -95,9 +95,10 @@ def materialize(
             checked_device(device, backend)
         float_dtype(dtype)
         survey = surveyed(module, prefix, uninitialized=True)
-        chosen = _chosen(survey.own, only, skip)
-        storages = {each.history.key for each in chosen if each.history is not None}
-        chosen += [each for each in survey.beyond if each.history is not None and each.history.key in storages]
+        own = _chosen(survey.own, only, skip)
+        storages = {each.history.key for each in own if each.history is not None}
+        beyond = [each for each in survey.beyond if each.history is not None and each.history.key in storages]
+        chosen = [*own, *beyond]
         zeros = unwritten(chosen)
         if strict:
             check_written(zeros)
@@ -108,8 +109,8 @@ def materialize(
         work.write(seed)
         is_held_beyond = any(len(each.full_names) > 1 + len(each.aliases) for each in chosen)
         work.take_over(survey.whole if is_held_beyond else module)
-        for owner, group in ((module, survey.own), (survey.whole, survey.beyond)):
-            note_made(owner, {each: "initialized" for each in group if each.history and each in chosen}, zeros)
+        for owner, group in ((module, own), (survey.whole, beyond)):
+            note_made(owner, {each: "initialized" for each in group if each.history}, zeros)
         survey.settle()
     if report:
         sys.stdout.write(f"{ledger(module)}\n{work.summary(time.perf_counter() - begin)}\n")
@@ -128,9 +129,9 @@ def _chosen(declared: list[Declaration], only: Patterns | None, skip: Patterns |
         for each in declared
         if (wanted is None or _matches(each, wanted)) and (unwanted is None or not _matches(each, unwanted))
     ]
-    taken = {each.history.key: each.name for each in chosen if each.history is not None}
+    taken, among = {each.history.key: each.name for each in chosen if each.history is not None}, set(chosen)
     for each in declared:
-        if each.history is not None and each.history.key in taken and each not in chosen:
+        if each.history is not None and each.history.key in taken and each not in among:
             raise ValueError(
                 f"only and skip must not divide tensors that share a storage, got {taken[each.history.key]} without "
                 f"{each.name}"

@@ -156,10 +156,8 @@ def note_made(module: torch.nn.Module, made: Mapping[Declaration, str], zeros: I
     """
     blank = set(zeros)
     for each, state in made.items():
-        row = _declared_row(each)
-        if state == "loaded":
-            row = replace(row, laws=None, key="", why="")
-        elif each in blank:
+        row = _plain_row(each, state) if state == "loaded" else _declared_row(each)
+        if state != "loaded" and each in blank:
             row = replace(row, why="never written: 0")
         is_clone = state == "initialized" and each not in blank and _is_clone(each)
         _note(module, (each.name, *each.aliases), replace(row, state="cloned" if is_clone else state))
@@ -174,8 +172,8 @@ def note_loaded(module: torch.nn.Module, names: Iterable[str]) -> None:
 def _note(module: torch.nn.Module, names: Iterable[str], row: LedgerRow) -> None:
     for name in names:
         owner, local = _owner(module, name)
-        tensor = dict((*owner._buffers.items(), *owner._parameters.items())).get(local)
-        if tensor is not None and not is_lazy(tensor):
+        group = owner._parameters if local in owner._parameters else owner._buffers
+        if local in group and (tensor := group[local]) is not None and not is_lazy(tensor):
             with _lock:
                 _notes.setdefault(owner, {})[local] = _Note(row, tuple(tensor.shape), id(tensor), type(tensor))
 
@@ -192,7 +190,7 @@ def _owner(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:
 def _row(module: torch.nn.Module, each: Declaration) -> LedgerRow:
     if each.history is not None:
         return _declared_row(each)
-    plain = LedgerRow(each.name, each.aliases, each.kind, each.shape, each.dtype, "given")
+    plain = _plain_row(each, "given")
     for name in (each.name, *each.aliases):
         owner, local = _owner(module, name)
         with _lock:
@@ -213,14 +211,13 @@ def _is_of(note: _Note, each: Declaration) -> bool:
     return each.kind == "buffer" or note.tensor_id == id(tensor) or note.tensor_type is not type(tensor)
 
 
+def _plain_row(each: Declaration, state: str) -> LedgerRow:
+    return LedgerRow(each.name, each.aliases, each.kind, each.shape, each.dtype, state)
+
+
 def _declared_row(each: Declaration) -> LedgerRow:
-    return LedgerRow(
-        each.name,
-        each.aliases,
-        each.kind,
-        each.shape,
-        each.dtype,
-        "declared",
+    return replace(
+        _plain_row(each, "declared"),
         laws=each.laws,
         key=", ".join(dict.fromkeys(_key(source) for source in _drawn_from(each))),
         why=why_replayed(each),

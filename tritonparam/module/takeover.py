@@ -46,7 +46,8 @@ def take_over(
         RuntimeError: Something outside holds on to one of them, or a trace of TorchScript has one as a constant.
     """
     with contextlib.ExitStack() as undo, torch._C.DisableTorchFunction():
-        held = [each for each in scripted(module) if _holds(each.value, {id(mine) for _, mine, _ in pairs})]
+        changing = {id(mine) for _, mine, _ in pairs}
+        held = [each for each in scripted(module) if _holds(each.value, changing)]
         for each in held:
             undo.callback(each.set)
         paths = [_Path(name, mine, real) for name, mine, real in pairs if not mine.is_leaf]
@@ -69,7 +70,7 @@ def take_over(
             mine.grad = gradient
         for each in held:
             each.set()
-        _pack_recurrent_weights(module, {id(mine) for _, mine, _ in pairs})
+        _pack_recurrent_weights(module, changing)
         undo.pop_all()
 
 

@@ -357,3 +357,15 @@ def slice_of(targets: list[Version]) -> tuple[set[Version], list[Version | Node]
                 steps.add(step)
                 pending += step.needs()
     return seen, sorted(steps, key=lambda step: step.index)
+
+
+def drawn_before(head: Version) -> Iterator[tuple[Draw | Node, Law | None]]:
+    """What is drawn on the way to `head` and depends on the seed, in the order of the tape; with the law of a draw."""
+    for step in slice_of([head])[1]:
+        if isinstance(step, Node):
+            if step.random and step.pinned is None:
+                yield step, None
+        elif isinstance(step.content, Drawn):
+            draw = step.content.draw
+            if draw is not None and draw.pinned is None:  # as it is by now: two versions may share it
+                yield draw, step.content.law

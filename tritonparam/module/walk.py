@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from tritonparam.module.tape import History
+from tritonparam.module.tape import History, Piece, recognize
 from tritonparam.plan import View
 
 _MOST_PATHS = 1024
@@ -34,6 +34,11 @@ class Found:
     names: list[str] = field(default_factory=list)
     saved_names: list[str] = field(default_factory=list)
     tensors: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    @functools.cached_property
+    def pieces(self) -> list[Piece] | None:
+        """The boxes with laws that it consists of; None where it has to be replayed, or is real."""
+        return None if self.history is None else recognize(self.history.head, self.view)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,10 +69,7 @@ def _fill(entry: Entry, box: BoxLaw, origin: Origin | None, key: int, out: torch
     if origin is not None:
         view = out.as_strided(origin.sizes, origin.strides, out.storage_offset() + origin.start)
         return Fill(view, box.law, origin.key, origin.shape, origin.offsets)
-    view = out
-    for dimension, (offset, size) in enumerate(zip(box.offsets, box.sizes, strict=True)):
-        view = view.narrow(dimension, offset, size)
-    return Fill(view, box.law, key, entry.shape, box.offsets)
+    return Fill(Box(box.offsets, box.sizes).of(out), box.law, key, entry.shape, box.offsets)
 
 
 def _origins(declaration: Declaration, entry: Entry, seed: int) -> tuple[Origin | None, ...]:

@@ -10,7 +10,7 @@ import contextlib
 import random
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def deferred_init() -> Iterator[None]:
         with truncated_normals_noted(_noting_for), threads_record(), Dispatched(), Surface():  # type: ignore[no-untyped-call]
             yield
     block.finish()
-    watch(deferred_init, lambda: recorder() is not None, _deferred_tensors(modules))
+    watch(deferred_init, lambda: recorder() is not None, modules)
     remember(modules)
 
 
@@ -99,13 +99,6 @@ def _built() -> Iterator[list[torch.nn.Module]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _deferred_tensors(modules: Iterable[torch.nn.Module]) -> Iterator[torch.Tensor]:
-    for module in modules:
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and History.of(tensor) is not None:
-                yield tensor
 
 
 def _noting_for(tensor: torch.Tensor) -> Callable[[torch.Tensor, TruncatedNormal], None] | None:

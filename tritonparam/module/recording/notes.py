@@ -31,7 +31,7 @@ def noted(
     """The operation, with what it read as it was before."""
     name = func._schema.name
     overwrites = name in OVERWRITES or bool(out_names(func))
-    histories = (History.of(leaf) for leaf in tree_flatten((args, kwargs))[0])
+    histories = (History.of(leaf) for leaf in (tree_flatten((args, kwargs))[0] if overwrites else ()))
     times = Counter(history.key for history in histories if history is not None)
     # What is written whole, or where another tensor says, is not read as the argument that it is written as.
     unread = written_names(func, bool(bound.get("training"))) if name in OVERWRITES or name in SCATTERS else ()

@@ -33,7 +33,7 @@ from tritonparam.module.recording.notes import (
 )
 from tritonparam.module.replay import Replay, is_defined
 from tritonparam.module.source import Elements, Source
-from tritonparam.module.tape import Drawn, GeneratorState, History, Node, Version, slice_of
+from tritonparam.module.tape import Drawn, GeneratorState, History, Node, drawn_before
 from tritonparam.plan import View
 from tritonparam.stream import TruncatedNormal
 
@@ -126,13 +126,9 @@ class Recorder:
             if view.numel:
                 raise asked_too_early(view)
             return torch.empty(view.shape, dtype=view.dtype)
-        for step in slice_of([head])[1]:
-            if isinstance(step, Node) and step.random and step.pinned is None:
-                step.pinned = self._pin(step.func._schema.name, ())
-            elif isinstance(step, Version) and isinstance(step.content, Drawn):
-                draw = step.content.draw
-                if draw is not None and draw.pinned is None:
-                    draw.pinned = self._pin(repr(step.content.law), draw.shape)
+        for drawn, law in drawn_before(head):
+            what, shape = (drawn.func._schema.name, ()) if isinstance(drawn, Node) else (repr(law), drawn.shape)
+            drawn.pinned = self._pin(what, shape)
         with self.paused():
             if not is_defined(head, view, {}):
                 raise asked_too_early(view)
@@ -325,20 +321,22 @@ class Recorder:
     ) -> None:
         leaves = tree_flatten(out)[0]
         fresh = [(n, leaf) for n, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and not History.of(leaf)]
-        device, named = device_of(bound), names_dtype(bound)
         targets = [*written, *(tensor for _, tensor in fresh)]
         if not targets:
             return
+
+        def begun(tensor: torch.Tensor) -> History:
+            return History.of(tensor) or History.begin(tensor, device_of(bound), names_dtype(bound))
+
         if len(targets) == 1 and state is None and not (targets[0].is_conj() or targets[0].is_neg()):
             pieces = recognized(func, bound, targets[0])
             if pieces is not None:
                 self._note_written(written)
-                begun = History.of(targets[0]) or History.begin(targets[0], device, named)
-                begun.write_pieces(targets[0], pieces)
+                begun(targets[0]).write_pieces(targets[0], pieces)
                 return
         if func._schema.name.startswith(("aten::empty", "aten::new_empty")):
             for _, tensor in fresh:
-                History.begin(tensor, device, named)
+                begun(tensor)
             return
         self._note_written(written)
         node = noted(func, args, kwargs, bound, written, state)
@@ -347,8 +345,7 @@ class Recorder:
             if history is not None:
                 node.writes[history.key] = history.write(tensor, node)
         for position, tensor in fresh:
-            begun = History.of(tensor) or History.begin(tensor, device, named)
-            node.results.append((position, begun.write(tensor, node)))
+            node.results.append((position, begun(tensor).write(tensor, node)))
 
 
 def _is_live(tensor: torch.Tensor) -> bool:

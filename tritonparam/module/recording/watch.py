@@ -30,13 +30,14 @@ _enter: Enter = contextlib.nullcontext
 _is_recording: Callable[[], bool] = bool
 
 
-def watch(enter: Enter, is_recording: Callable[[], bool], tensors: Iterable[torch.Tensor]) -> None:
+def watch(enter: Enter, is_recording: Callable[[], bool], modules: Iterable[torch.nn.Module]) -> None:
     """Have an eye on deferred tensors from here on.
 
     Args:
         enter: What goes on recording.
         is_recording: Whether this thread records now.
-        tensors: What is written to them from now on, where nothing records, is an error when they are made real.
+        modules: What is written to their deferred tensors from now on, where nothing records, is an error when these
+            are made real.
     """
     global _is_watching, _enter, _is_recording
     with _lock:
@@ -47,10 +48,7 @@ def watch(enter: Enter, is_recording: Callable[[], bool], tensors: Iterable[torc
             torch.Tensor.__deepcopy__ = _copied(torch.Tensor)  # type: ignore[method-assign]
             torch.nn.Parameter.__deepcopy__ = _copied(torch.nn.Parameter)  # type: ignore[method-assign]
         setattr(torch.Tensor, "data", property(_get_data, _set_data))  # noqa: B010
-    for tensor in tensors:
-        history = History.of(tensor)
-        if history is not None:
-            history.watch(tensor)
+    _watch_tensors(modules)
 
 
 def check_unseen_writes(named: Iterable[tuple[str, History]]) -> None:
@@ -83,10 +81,14 @@ def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor
                 # to_empty gives memory without values; here they are still to be had.
                 if history is not None and history.head is None and own[name].shape == old.shape:
                     own[name].data.copy_(old)
+    _watch_tensors(modules)
+    return result
+
+
+def _watch_tensors(modules: Iterable[torch.nn.Module]) -> None:
     for _, _, tensor in _own_tensors(modules):
         if (history := History.of(tensor)) is not None:
             history.watch(tensor)
-    return result
 
 
 def _own_tensors(modules: Iterable[torch.nn.Module]) -> Iterable[tuple[dict[str, Any], str, torch.Tensor]]:
