@@ -115,13 +115,21 @@ PLANTED = {
 }
 
 
+def copied(folder: Path) -> Path:
+    """A copy of the package."""
+    return Path(shutil.copytree(PACKAGE, folder / "tritonparam", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def broken(package: Path) -> list[str]:
+    return import_graph.broken_rules(import_graph.read(package))
+
+
 def planted(folder: Path, file: str, line: str) -> list[str]:
     """The rules that a copy of the package breaks whose `file` has `line` too."""
-    package = folder / "tritonparam"
-    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    package = copied(folder)
     path = package / file
     path.write_text(f"{path.read_text()}\n\n{line}\n")
-    return import_graph.broken_rules(import_graph.read(package))
+    return broken(package)
 
 
 @pytest.mark.parametrize("case", PLANTED)
@@ -138,18 +146,18 @@ def test_a_planted_import_is_named_with_file_line_and_rule(case: str, tmp_path: 
 
 
 def test_a_file_in_no_room_is_named(tmp_path: Path) -> None:
-    shutil.copytree(PACKAGE, tmp_path / "tritonparam", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "tritonparam" / "helpers.py").write_text("")
-    (found,) = import_graph.broken_rules(import_graph.read(tmp_path / "tritonparam"))
-    assert found.startswith(f"{tmp_path / 'tritonparam' / 'helpers.py'}:1: helpers is in no room")
+    package = copied(tmp_path)
+    (package / "helpers.py").write_text("")
+    (found,) = broken(package)
+    assert found.startswith(f"{package / 'helpers.py'}:1: helpers is in no room")
 
 
 def test_a_long_file_and_a_full_room_are_named(tmp_path: Path) -> None:
-    shutil.copytree(PACKAGE, tmp_path / "tritonparam", ignore=shutil.ignore_patterns("__pycache__"))
+    package = copied(tmp_path)
     for number in range(import_graph.MOST_FILES):
-        (tmp_path / "tritonparam" / "stream" / f"file{number}.py").write_text("")
-    (tmp_path / "tritonparam" / "cli" / "commands.py").write_text("\n" * (import_graph.MOST_LINES + 1))
-    found = "\n".join(import_graph.broken_rules(import_graph.read(tmp_path / "tritonparam")))
+        (package / "stream" / f"file{number}.py").write_text("")
+    (package / "cli" / "commands.py").write_text("\n" * (import_graph.MOST_LINES + 1))
+    found = "\n".join(broken(package))
     assert "commands.py:401: a file has at most 400 lines" in found
     assert re.search(r"stream/__init__\.py:1: a room has at most 15 files, got \d\d$", found, re.MULTILINE)
 
@@ -163,10 +171,10 @@ def test_a_long_file_and_a_full_room_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_face_is_named(file: str, before: str, after: str, rule: str, tmp_path: Path) -> None:
-    shutil.copytree(PACKAGE, tmp_path / "tritonparam", ignore=shutil.ignore_patterns("__pycache__"))
-    path = tmp_path / "tritonparam" / file
+    package = copied(tmp_path)
+    path = package / file
     path.write_text(path.read_text().replace(before, after, 1))
-    found = import_graph.broken_rules(import_graph.read(tmp_path / "tritonparam"))
+    found = broken(package)
     assert any(line.startswith(f"{path}:1: ") and rule in line for line in found)
 
 

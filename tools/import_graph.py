@@ -286,14 +286,11 @@ def _wrong_face(room: str, graph: Graph) -> Iterable[str]:
     files = [module for module in graph.files if module.startswith(room + ".") and room_of(module) == room]
     if len(files) > MOST_FILES:
         broken.append(f"{path}:1: a room has at most {MOST_FILES} files, got {len(files)}")
-    hidden = sorted({module.rpartition(".")[2] for module in graph.files if _lies_in(module, room)} & {*(names or ())})
+    inside = {module.rpartition(".")[2] for module in graph.files if module.rpartition(".")[0] == room}
+    hidden = sorted(inside & {*(names or ())})
     if hidden:
         broken.append(f"{path}:1: names in __all__ hide files of the room: {', '.join(hidden)}")
     return broken
-
-
-def _lies_in(module: str, room: str) -> bool:
-    return module.rpartition(".")[0] == room
 
 
 def figures(graph: Graph) -> str:

@@ -30,13 +30,11 @@ class Family:
         title: What it is called.
         packages: What has to be installed, other than torch.
         models: Lists the ways to build each model, by its name.
-        reports: The package whose version tells which models these are.
     """
 
     title: str
     packages: tuple[str, ...]
     models: Callable[[], dict[str, Choices]]
-    reports: str = "torch"
 
     def missing(self) -> list[str]:
         return [name for name in self.packages if importlib.util.find_spec(name) is None]
@@ -188,8 +186,8 @@ _KEPT: list[Any] = []
 FAMILIES = {
     "idioms": Family("hand-written idioms", (), _idioms),
     "torch.nn": Family("torch.nn", ("expecttest",), _torch_nn),
-    "transformers": Family("transformers", ("transformers",), _transformers, "transformers"),
-    "timm": Family("timm", ("timm", "torchvision"), _timm, "timm"),
+    "transformers": Family("transformers", ("transformers",), _transformers),
+    "timm": Family("timm", ("timm", "torchvision"), _timm),
 }
 
 

@@ -93,11 +93,9 @@ class Copies:
 
 def _is_plain(value: object) -> bool:
     """Whether deferral can follow what a tensor is made of."""
-    return isinstance(value, torch.Tensor) and _is_strided(value)
-
-
-def _is_strided(tensor: torch.Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_nested
+    if not isinstance(value, torch.Tensor):
+        return False
+    return value.layout == torch.strided and not value.is_quantized and not value.is_nested
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
@@ -225,7 +223,7 @@ def _vary(many: list[list[Any]]) -> bool:
 def _outs(results: Any) -> Any:
     """Tensors to write results into, with something in them."""
     leaves = tree_flatten(results)[0]
-    if not leaves or not all(isinstance(each, torch.Tensor) and _is_plain(each) for each in leaves):
+    if not leaves or not all(_is_plain(each) for each in leaves):
         raise NothingToCompare("no tensors to give as out")
     return tree_map(lambda each: torch.ones(each.shape, dtype=each.dtype), results)
 

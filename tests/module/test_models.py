@@ -12,6 +12,7 @@ from torch import nn
 
 from tools.count_models import AGREES, DIFFERS, FAILS, SKIPPED, UNWRITTEN, Outcome, left_on_meta, outcome
 from tools.model_families import FAMILIES
+from tritonparam.plan import is_deferred
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "count_models.py"
 
@@ -48,7 +49,7 @@ def kind(make):
 
     def build():
         module = nn.Linear(40, 40)
-        module.extra = make(module.weight.untyped_storage().device.type == "meta" and not module.weight.is_meta, module)
+        module.extra = make(is_deferred(module.weight), module)
         return module
 
     return outcome(lambda: iter([build]))[0]

@@ -12,15 +12,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tritonparam import stream
 from tritonparam.tensor import Initializer
-
-if TYPE_CHECKING:
-    pass
 
 _MODES = ("fan_in", "fan_out")
 _GAIN_ONE = (

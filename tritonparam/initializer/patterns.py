@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from tritonparam.plan import Box, Fill, Plan
 from tritonparam.stream import Constant, Normal, Uniform, derive_key
 from tritonparam.tensor import Pattern, put_from_host
-
-if TYPE_CHECKING:
-    pass
 
 _AT_ONCE = 2**22  # elements of temporaries; changes no value
 
@@ -96,7 +92,6 @@ class OrthogonalPattern(Pattern):
             Plan([Fill(draw, Normal(0.0, 1.0), key)]).run()
             factor, triangle = torch.linalg.qr(draw if rows >= columns else draw.T)
             signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0).to(torch.float64)
-            whole = (factor * signs * self.gain if rows >= columns else (factor * signs).T * self.gain).reshape(
-                self.shape
-            )
+            whole = factor * signs * self.gain
+            whole = (whole if rows >= columns else whole.T).reshape(self.shape)
         put_from_host(out, Box(offsets, tuple(out.shape)).of(whole))

@@ -36,6 +36,4 @@ def lazy_cast(source: Tensor, dtype: DType) -> Tensor:
 
 
 def _lazy(source: Tensor, law: Content | None, dtype: DType, key: int) -> Tensor:
-    tensor = Tensor.__new__(Tensor)
-    tensor._hold(declare(source.shape, dtype), None if law is None else fit(law, dtype), key)
-    return tensor
+    return Tensor._wrap(declare(source.shape, dtype), None if law is None else fit(law, dtype), key)

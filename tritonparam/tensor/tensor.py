@@ -132,10 +132,10 @@ class Tensor(Operators["Tensor"]):
         guard(self._torch)
 
     @staticmethod
-    def _wrap(storage: TorchTensor) -> Tensor:
-        """A Tensor that shares `storage`."""
+    def _wrap(storage: TorchTensor, law: Content | None = None, key: int = 0) -> Tensor:
+        """A Tensor that shares `storage`; lazy, if `law` says what it is to hold."""
         tensor = Tensor.__new__(Tensor)
-        tensor._hold(storage, None, 0)
+        tensor._hold(storage, law, key)
         return tensor
 
     def _dressed(self, storage: TorchTensor) -> TorchTensor:
@@ -312,9 +312,7 @@ class Tensor(Operators["Tensor"]):
         with REALIZING:
             if self._law is None:
                 return Tensor._wrap(self._torch.clone())
-            tensor = Tensor.__new__(Tensor)
-            tensor._hold(empty(self.shape, self.dtype, "meta"), self._law, self._key)
-            return tensor
+            return Tensor._wrap(empty(self.shape, self.dtype, "meta"), self._law, self._key)
 
     def asnumpy(self) -> npt.NDArray[Any]:
         """The values as a NumPy array, which shares memory with this tensor where that is on the CPU.

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
     from tritonparam.plan.fill import Fill
 
-_SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
-
 
 class NumpyPlan:
     """Operations, checked: fills written by the NumPy definition, copies by torch's own where that meets it."""
@@ -44,7 +42,7 @@ def _write(fill: Fill) -> None:
     flat = made.view(-1).view(SIGNED_BY_WIDTH[width])
     dtype = str(out.dtype).removeprefix("torch.")
     for start, values in box_chunks(fill.law, fill.key, fill.shape, fill.offsets, out.shape):
-        bits = round_bits(np.ascontiguousarray(values), dtype).view(_SIGNED[width])
+        bits = round_bits(np.ascontiguousarray(values), dtype).view(f"i{width}")
         flat[start : start + len(bits)].copy_(torch.from_numpy(bits))
     if not contiguous:
         out.copy_(flat.view(out.dtype).view(out.shape))

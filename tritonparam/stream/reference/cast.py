@@ -108,11 +108,8 @@ def _float_bits(values: Numbers, out: str) -> Bits:
     x = values.astype(np.float32)
     if out == "float32":
         return x.view(np.uint32)
-    small, finite = SMALL_FLOATS[out], np.isfinite(x)
-    bits = round_bits(np.where(finite, x, np.float32(0)), out)
+    small = SMALL_FLOATS[out]
+    bits = round_bits(x, out)  # of a NaN anything, until the last line
     top = (2**small.exponent_bits - 1) << small.mantissa_bits
-    largest = top if small.has_infinity else top + 2**small.mantissa_bits - 2
-    sign = np.signbit(x).astype(np.int64) << (small.exponent_bits + small.mantissa_bits)
-    bits[~finite] = (sign | largest)[~finite]
     bits[np.isnan(x)] = top | (2 ** (small.mantissa_bits - 1) if small.has_infinity else 2**small.mantissa_bits - 1)
     return bits

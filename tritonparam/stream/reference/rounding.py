@@ -35,7 +35,7 @@ RANDOM_DTYPES = ("float32", "float64", *SMALL_FLOATS)
 
 
 def round_bits(x: Floats, dtype: str) -> NDArray[np.unsignedinteger]:
-    """The bits of finite `x` in `dtype`, rounded once to nearest, ties to even.
+    """The bits of `x`, which is no NaN, in `dtype`, rounded once to nearest, ties to even.
 
     What is too large becomes infinity, or the largest number of e4m3fn, which has no infinity.
 
