@@ -15,7 +15,7 @@ import torch
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module.declaration import Declaration, check_module, check_written, surveyed, unwritten
 from tritonparam.module.recording import recording_paused
-from tritonparam.module.replay import Replay
+from tritonparam.module.replay import Replay, resized
 from tritonparam.module.state_ledger import ledger, note_made
 from tritonparam.module.takeover import take_over
 from tritonparam.module.tape import History, Version
@@ -281,10 +281,14 @@ class _Storage:
     @property
     def nbytes(self) -> int:
         """The size of the real storage."""
-        with torch._C.DisableTorchFunction():  # lazy modules' parameters refuse to tell
-            nbytes = self.declarations[0].tensors[0].untyped_storage().nbytes()
         before, after = next(iter(self.dtypes.items()))
-        return nbytes if before == after else nbytes // before.itemsize * after.itemsize
+        return self.deferred_nbytes if before == after else self.deferred_nbytes // before.itemsize * after.itemsize
+
+    @property
+    def deferred_nbytes(self) -> int:
+        """The size of the deferred storage."""
+        with torch._C.DisableTorchFunction():  # lazy modules' parameters refuse to tell
+            return self.declarations[0].tensors[0].untyped_storage().nbytes()
 
     def show(self, view: View) -> torch.Tensor:
         """The real tensor that shows what the deferred one with this view did."""
@@ -329,7 +333,9 @@ def _allocate(storages: list[_Storage], seed: int, loaded: Collection[Declaratio
                 View((storage.nbytes,), (1,), 0, torch.uint8).on(storage.real).zero_()
     sources = storages[0].declarations[0].sources if storages else {}
     hosts = Replay(seed, sources, blank=0).run([head for _, head in replayed])
-    for (storage, _), host in zip(replayed, hosts, strict=True):
+    for (storage, _), written in zip(replayed, hosts, strict=True):
+        is_grown = written.nbytes() < storage.deferred_nbytes  # since it was written to
+        host = resized(written, storage.deferred_nbytes, 0) if is_grown else written
         before, after = next(iter(storage.dtypes.items()))
         if storage.device == torch.device("cpu") and before == after:
             storage.real = host

@@ -60,16 +60,13 @@ class Replay:
     def _take(self, version: Version | None, nbytes: int, *, to_write: bool) -> torch.UntypedStorage:
         """The storage of a version, which is copied only if it is to be written to and needed later too."""
         if version is None:
-            storage = _storage(nbytes)
-            if self._blank is not None:
-                _bytes(storage).fill_(self._blank)
-            return storage
+            return resized(_storage(0), nbytes, self._blank)
         storage = self._storages[version]
-        if not to_write or (self._uses[version] == 1 and storage.nbytes() == nbytes):
+        if storage.nbytes() >= nbytes and not to_write:
             return storage
-        copy, common = _storage(nbytes), min(nbytes, storage.nbytes())
-        _bytes(copy)[:common].copy_(_bytes(storage)[:common])
-        return copy
+        if storage.nbytes() == nbytes and self._uses[version] == 1:
+            return storage
+        return resized(storage, nbytes, self._blank)
 
     def _write(self, version: Version) -> None:
         storage = self._take(version.previous, version.nbytes, to_write=True)
@@ -184,6 +181,15 @@ def _laid_out(value: torch.Tensor, version: Version) -> torch.UntypedStorage:
     storage = _storage(version.nbytes)
     version.view.on(storage).copy_(value)
     return storage
+
+
+def resized(storage: torch.UntypedStorage, nbytes: int, blank: int | None) -> torch.UntypedStorage:
+    """A copy of a host storage, of another size; what it has more is `blank`, or anything if that is None."""
+    copy, common = _storage(nbytes), min(nbytes, storage.nbytes())
+    _bytes(copy)[:common].copy_(_bytes(storage)[:common])
+    if blank is not None:
+        _bytes(copy)[common:].fill_(blank)
+    return copy
 
 
 def _storage(nbytes: int) -> torch.UntypedStorage:

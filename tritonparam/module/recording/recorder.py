@@ -33,7 +33,7 @@ from tritonparam.module.recording.notes import (
 )
 from tritonparam.module.replay import Replay, is_defined
 from tritonparam.module.source import Elements, Source
-from tritonparam.module.tape import Drawn, GeneratorState, History, Node, drawn_before
+from tritonparam.module.tape import Drawn, GeneratorState, History, Node, drawn_before, is_written
 from tritonparam.plan import View
 from tritonparam.stream import TruncatedNormal
 
@@ -202,6 +202,8 @@ class Recorder:
         written = written_arguments(func, bound)
         if any(History.of(tensor) is None for tensor in written):
             return self._really(func, args, kwargs)
+        if not func._schema.returns and not written:  # it can only check, which the meta device does not
+            return None if any(map(_is_random, deferred)) else self._really(func, args, kwargs)
         depends_on_values = any(tag in func.tags for tag in _DEPENDS_ON_VALUES)
         if depends_on_values or any(map(_is_live, written)) or makes_no_strided_tensor(func, bound, tensors):
             return self._elsewhere(func, args, kwargs, written)
@@ -215,7 +217,9 @@ class Recorder:
         try:
             with as_written(func, written):
                 out = func(*args, **on_meta(kwargs, bound))
-        except NotImplementedError:
+        except RuntimeError as error:
+            if not isinstance(error, NotImplementedError) and "no fake impl registered" not in str(error):
+                raise
             if not written and torch.Tag.nondeterministic_seeded in func.tags:
                 out = tree_map(as_meta, self._really(func, args, kwargs))
             else:
@@ -299,10 +303,13 @@ class Recorder:
                 f"{func._schema.name}{where()}: make these values before the block"
             )
         state = GeneratorState(generator.get_state())
+        written = {id(tensor) for tensor in written_arguments(func, bound)}
 
         def blank(value: object) -> object:
             if isinstance(value, torch.Tensor) and value.is_meta:
-                return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype).zero_()
+                if id(value) in written or _is_random(value):
+                    return torch.ones_like(value, device=_HOST)
+                return self.values(value)  # how much is drawn may depend on them
             return _HOST if isinstance(value, torch.device) else value
 
         with self.paused():
@@ -351,3 +358,12 @@ class Recorder:
 def _is_live(tensor: torch.Tensor) -> bool:
     history = History.of(tensor)
     return history is not None and history.live is not None
+
+
+def _is_random(tensor: torch.Tensor) -> bool:
+    """Whether a deferred tensor holds anything that depends on the seed, or on memory that was never written."""
+    history = History.of(tensor)
+    if history is None or history.live is not None:
+        return False
+    head = history.head
+    return head is None or any(drawn_before(head)) or not is_written(head, View.of(tensor))

@@ -29,18 +29,17 @@ _LOOKS = _methods(
     *("__contains__", "__repr__", "__format__", "is_nonzero", "equal", "allclose"),
 ) | {torch.is_nonzero, torch.equal, torch.allclose}
 # What shows the memory itself, to NumPy or another library.
-_SHOWS = _methods("numpy", "__array__")
+_SHOWS = _methods("numpy", "__array__", "__dlpack__")
 # What C++ makes of Python numbers, or looks into, without a dispatcher that could be told of it.
 _MAKES = {torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor, torch.Tensor.new}
 _ON_THE_HOST = {
-    torch.tensor_split,
-    torch.Tensor.tensor_split,
     torch.unravel_index,
+    torch.nn.functional.one_hot,
     torch.from_dlpack,  # type: ignore[attr-defined]
     torch.utils.dlpack.from_dlpack,
-    torch.Tensor.__dlpack__,
     torch.Tensor.__dlpack_device__,
 }
+_SPLITS = (torch.tensor_split, torch.Tensor.tensor_split)
 _CALLS_PYTHON = _methods("apply_", "map_", "map2_")
 # What is the same for every finite number, such as all that are drawn.
 _FINITE = {
@@ -82,6 +81,8 @@ class Call:
         history = History.of(args[0]) if args else None
         if func in _INDEXES and history is not None:
             return func(args[0], self._index(args[1]), *args[2:], **kwargs)
+        if func in _SPLITS and len(args) > 1 and isinstance(args[1], torch.Tensor):
+            return func(args[0], self._recorder.values(args[1]).tolist(), *args[2:], **kwargs)
         if func in _ON_THE_HOST:
             return tree_map(self._known, func(*self._real(args), **self._real(kwargs)))
         if history is None:
@@ -149,9 +150,13 @@ class Call:
         if func not in (torch.Tensor.new_tensor, torch.Tensor.new):
             if _holds_deferred(args[1:]) or not args or History.of(args[0]) is not None:
                 return func(*args, **kwargs)
-            if func is torch.asarray and not isinstance(args[0], (list, tuple)):
+            is_array = isinstance(args[0], np.ndarray)
+            shows = is_array if func is torch.as_tensor else not isinstance(args[0], (list, tuple))
+            if func in (torch.as_tensor, torch.asarray) and shows:
                 with _disable_current_modes():  # it looks into memory, such as a file's, by other means under modes
                     real = func(*args, **kwargs)
+                if is_array and not np.may_share_memory(real.numpy(force=True), args[0]):
+                    return self._recorder.known(real)
                 return self._recorder.sharing(real)
             return func(*self._numbers(args), **kwargs)
         history = History.of(args[0])
@@ -231,7 +236,9 @@ def _may_be_a_tuple(index: list[Any]) -> bool:
 
 
 def _read_only(array: Any) -> Any:
-    """An array of the values, to which nothing that is written would be kept."""
+    """An array of the values, to which nothing that is written would be kept; dlpack has no word for that."""
+    if not isinstance(array, np.ndarray):
+        return array
     shown = array.view()
     shown.flags.writeable = False
     return shown

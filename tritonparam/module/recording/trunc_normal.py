@@ -24,7 +24,7 @@ def _noting_trunc_normal(
     tensor: torch.Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None = None
 ) -> torch.Tensor:
     note = None if _noting_for is None else _noting_for(tensor)
-    if note is None:
+    if note is None or generator is not None:  # whose numbers are data, as wherever one is given
         return _torch_trunc_normal(tensor, mean, std, a, b, generator=generator)
     mean, std, a, b = (float(number) for number in (mean, std, a, b))  # which may be tensors
     try:
