@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from tritonparam.module.full_names import DrawSources, Keyed, drawn_on_the_way, joined, keep, kept, whole_of
 from tritonparam.module.recording import check_unseen_writes, recording_paused
-from tritonparam.module.replay import Replay, is_defined
+from tritonparam.module.replay import Replay, is_defined, naming
 from tritonparam.module.source import Source
 from tritonparam.module.tape import Draw, History, Node, Piece
 from tritonparam.module.walk import Found, walk
@@ -119,7 +119,8 @@ class Declaration:
                 return self.tensors[0].detach().to(device, copy=True)
             if self.history.head is None:
                 return torch.empty(self.shape, dtype=self.dtype, device=device)
-            (storage,) = Replay(seed, self.sources).run([self.history.head])
+            with naming([(self.name, self.history.head)]):
+                (storage,) = Replay(seed, self.sources).run([self.history.head])
             return self.view.on(storage).to(device)
 
 
@@ -331,8 +332,10 @@ def check_written(declared: Iterable[Declaration]) -> None:
 
 def unwritten(declared: Iterable[Declaration]) -> list[Declaration]:
     """Those whose values depend on elements that were never written."""
-    return [
-        each
-        for each in declared
-        if each.history is not None and each.laws is None and not is_defined(each.history.head, each.view, each.sources)
-    ]
+    found = []
+    for each in declared:
+        if each.history is not None and each.laws is None:
+            with naming([(each.name, each.history.head)]):
+                if not is_defined(each.history.head, each.view, each.sources):
+                    found.append(each)
+    return found

@@ -32,7 +32,7 @@ class _Home:
     path: str
 
 
-def remember(modules: Iterable[torch.nn.Module]) -> None:
+def remember(modules: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
     """Note for each of the modules that a block has built which outermost module holds it, and under which path.
 
     Outermost are those that no other of them holds, in the order of construction; the first holder counts. Modules of
@@ -40,6 +40,9 @@ def remember(modules: Iterable[torch.nn.Module]) -> None:
 
     Args:
         modules: In the order of construction. What they hold need not be among them.
+
+    Returns:
+        The outermost ones.
     """
     built = list({id(each): each for each in modules}.values())
     held = _held(built)
@@ -57,6 +60,7 @@ def remember(modules: Iterable[torch.nn.Module]) -> None:
         _outermost[:] = [
             reference for reference in _outermost if (alive := reference()) is not None and not _homes[alive].path
         ]
+    return [each for each in built if id(each) not in held]
 
 
 def _held(modules: Iterable[torch.nn.Module]) -> set[int]:

@@ -14,8 +14,9 @@ import torch
 
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module.declaration import Declaration, check_module, check_written, surveyed, unwritten
+from tritonparam.module.loose import make_loose_real
 from tritonparam.module.recording import recording_paused
-from tritonparam.module.replay import Replay, resized
+from tritonparam.module.replay import Replay, naming, resized
 from tritonparam.module.state_ledger import ledger, note_made
 from tritonparam.module.takeover import take_over
 from tritonparam.module.tape import History, Version
@@ -77,7 +78,8 @@ def materialize(
             deferred (the error names them); `dtype` differs for a storage that tensors of several dtypes share; a
             pattern of `only` matches nothing; `only` and `skip` divide tensors that share a storage.
         ImportError: The backend is not installed.
-        RuntimeError: Something outside holds on to a tensor in such a way that it cannot be changed in place.
+        RuntimeError: Something outside holds on to a tensor in such a way that it cannot be changed in place; an
+            operation of the constructor fails on the values that it gets now, such as an index out of bounds.
 
     Examples:
         >>> from tritonparam import deferred_init
@@ -112,6 +114,7 @@ def materialize(
         for owner, group in ((module, own), (survey.whole, beyond)):
             note_made(owner, {each: "initialized" for each in group if each.history}, zeros)
         survey.settle()
+        make_loose_real(survey.whole, survey.keyed.sources, seed, device)
     if report:
         sys.stdout.write(f"{ledger(module)}\n{work.summary(time.perf_counter() - begin)}\n")
     return module
@@ -330,9 +333,10 @@ def _allocate(storages: list[_Storage], seed: int, loaded: Collection[Declaratio
         else:
             storage.real = _empty(storage.nbytes, storage.device)
             if head is None and any(each not in loaded for each in storage.declarations):
-                View((storage.nbytes,), (1,), 0, torch.uint8).on(storage.real).zero_()
+                View.all_of(storage.real).on(storage.real).zero_()
     sources = storages[0].declarations[0].sources if storages else {}
-    hosts = Replay(seed, sources, blank=0).run([head for _, head in replayed])
+    with naming((each.name, head) for storage, head in replayed for each in storage.declarations):
+        hosts = Replay(seed, sources, blank=0).run([head for _, head in replayed])
     for (storage, _), written in zip(replayed, hosts, strict=True):
         is_grown = written.nbytes() < storage.deferred_nbytes  # since it was written to
         host = resized(written, storage.deferred_nbytes, 0) if is_grown else written
@@ -340,7 +344,7 @@ def _allocate(storages: list[_Storage], seed: int, loaded: Collection[Declaratio
         if storage.device == torch.device("cpu") and before == after:
             storage.real = host
         else:
-            flat = View((host.nbytes() // before.itemsize,), (1,), 0, before).on(host)
+            flat = View.all_of(host, before).on(host)
             storage.real = flat.to(storage.device, after).untyped_storage()
     return len(replayed)
 

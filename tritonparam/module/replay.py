@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,37 @@ from tritonparam.module.source import Source
 from tritonparam.module.tape import Draw, Drawn, GeneratorState, Node, Read, Version, is_written, recognize, slice_of
 from tritonparam.plan import Fill, Plan, View
 from tritonparam.stream import Uniform
+
+
+class ReplayError(RuntimeError):
+    """An operation failed on the values that it got, which were not known when it was recorded.
+
+    Attributes:
+        node: The operation.
+        cause: What it raised.
+    """
+
+    def __init__(self, node: Node, cause: Exception) -> None:
+        super().__init__(f"{node.func._schema.name}: {cause}")
+        self.node = node
+        self.cause = cause
+
+
+@contextlib.contextmanager
+def naming(heads: Iterable[tuple[str, Version | None]]) -> Iterator[None]:
+    """Let an operation that fails here be an error about the tensors that need it, of which `heads` has the names.
+
+    Raises:
+        RuntimeError: One fails.
+    """
+    try:
+        yield
+    except ReplayError as error:
+        needing = (name for name, head in heads if head is not None and error.node in slice_of([head])[1])
+        raise RuntimeError(
+            f"{', '.join(needing)} cannot be computed: {error}; deferred_init() did not notice in the constructor, "
+            "where this was done, as the values come from the seed or from what is computed only now"
+        ) from error.cause
 
 
 class Replay:
@@ -100,7 +131,10 @@ class Replay:
             source = node.pinned or self._sources[node]
             func, args, kwargs = _drawing(func, bind(func, args, kwargs), source.key(self._seed))
         with _default_dtype(node.default_dtype):
-            got = func(*args, **kwargs)
+            try:
+                got = func(*args, **kwargs)
+            except Exception as error:
+                raise ReplayError(node, error) from error
         for shown, view in written:
             if shown.is_conj() != view.conjugate:  # a kernel may leave its result to be conjugated by who reads it
                 torch._C._set_conj(shown, view.conjugate)
@@ -197,7 +231,7 @@ def _storage(nbytes: int) -> torch.UntypedStorage:
 
 
 def _bytes(storage: torch.UntypedStorage) -> torch.Tensor:
-    return View((storage.nbytes(),), (1,), 0, torch.uint8).on(storage)
+    return View.all_of(storage).on(storage)
 
 
 @contextlib.contextmanager

@@ -106,6 +106,7 @@ class Node:
         reads_unwritten: Whether some of what it reads may never have been written.
         may_leave_unwritten: Whether it writes where another tensor says, in one that may never have been written.
         pinned: Its source, where a constructor looked at what it gives.
+        checks: Operations that give nothing, and raise if what this one gave is not as they want it.
         writes, results: The versions that it makes, by what it writes to and by their place among the results.
         index: When it was done.
     """
@@ -119,6 +120,7 @@ class Node:
     reads_unwritten: bool
     may_leave_unwritten: bool = False
     pinned: Source | None = None
+    checks: list[Node] = field(default_factory=list)
     writes: dict[int, Version] = field(default_factory=dict)
     results: list[tuple[int, Version]] = field(default_factory=list)
     index: int = field(default_factory=lambda: next(_counter))
@@ -198,11 +200,20 @@ class History:
         if not isinstance(tensor, torch.Tensor) or not tensor.is_meta or tensor.layout != torch.strided:
             return None
         try:
-            storage = tensor.untyped_storage()
+            return History.of_storage(tensor.untyped_storage())
         except (NotImplementedError, ValueError):  # inside vmap and its like, and of an uninitialized parameter
             return None
+
+    @staticmethod
+    def of_storage(storage: torch.UntypedStorage) -> History | None:
+        """The history of a deferred storage; None for any other."""
         history: History | None = getattr(storage, _ATTRIBUTE, None)
         return history
+
+    @property
+    def address(self) -> int:
+        """What passes for the address of its memory, far from that of any other."""
+        return (self.key + 1) << 48
 
     @staticmethod
     def begin(tensor: torch.Tensor, device: torch.device, names_dtype: bool = False) -> History:
@@ -211,16 +222,22 @@ class History:
         setattr(tensor.untyped_storage(), _ATTRIBUTE, history)
         return history
 
+    def copied(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
+        """A copy of the deferred storage that this is the history of."""
+        copy = torch.empty(storage.nbytes(), dtype=torch.uint8, device="meta")
+        History.begin(copy, self.device, self.names_dtype).head = self.head
+        return copy.untyped_storage()
+
     def write(self, tensor: torch.Tensor, content: Content) -> Version:
         """Note that the elements of `tensor` now hold `content`."""
         view, nbytes = View.of(tensor), tensor.untyped_storage().nbytes()
         self.head = Version(None if view.fills(nbytes) else self.head, view, content, nbytes)
         return self.head
 
-    def share(self, tensor: torch.Tensor, real: torch.Tensor) -> None:
-        """Note that all of the storage of `tensor` is the memory of `real`, of the same view, from now on."""
+    def share(self, view: View, real: torch.Tensor) -> None:
+        """Note that the storage, all of which `view` shows, is the memory of `real` from now on."""
         self.live = real.untyped_storage()
-        self.head = Version(None, View.of(tensor), real, tensor.untyped_storage().nbytes())
+        self.head = Version(None, view, real, self.live.nbytes())
 
     def write_pieces(self, tensor: torch.Tensor, pieces: list[Piece]) -> None:
         """Note that the elements of `tensor` now hold `pieces`, which cover it."""
@@ -353,9 +370,10 @@ def slice_of(targets: list[Version]) -> tuple[set[Version], list[Version | Node]
         if version not in seen:
             seen.add(version)
             step = version.content if isinstance(version.content, Node) else version
-            if step not in steps:
-                steps.add(step)
-                pending += step.needs()
+            for each in (step, *step.checks) if isinstance(step, Node) else (step,):
+                if each not in steps:
+                    steps.add(each)
+                    pending += each.needs()
     return seen, sorted(steps, key=lambda step: step.index)
 
 

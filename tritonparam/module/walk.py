@@ -76,7 +76,7 @@ def walk(module: torch.nn.Module, *, uninitialized: bool = False) -> list[Found]
     found: dict[object, Found] = {}
     lost, unwritten = [], []
     with torch._C.DisableTorchFunction():
-        for name, tensor, kind, persistent in _named_tensors(module):
+        for name, tensor, kind, persistent in named_tensors(module):
             plain = tensor.detach() if is_lazy(tensor) else tensor
             if is_lazy(tensor) and not uninitialized:
                 unwritten.append(name)
@@ -131,7 +131,7 @@ def scripted(module: torch.nn.Module) -> list[Scripted]:
     return attributes.scripted
 
 
-def _named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, str, bool]]:
+def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, str, bool]]:
     """Every tensor, under every name: name, tensor, kind, persistent."""
     paths = list(_paths(module))
     attributes = _Attributes(module)

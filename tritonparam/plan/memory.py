@@ -45,8 +45,10 @@ def _check_class(argument: str, tensor: object) -> None:
 
 
 def is_deferred(tensor: torch.Tensor) -> bool:
-    """Whether it has elements but, made inside `deferred_init`, no memory; its address counts from 0 then."""
-    return bool(tensor.numel()) and not tensor.is_meta and not tensor.untyped_storage().data_ptr()
+    """Whether it has elements but no memory, and does not say so: it was made inside `deferred_init`."""
+    says_so = tensor.is_meta
+    with torch._C.DisableTorchFunction():
+        return bool(tensor.numel()) and tensor.is_meta and not says_so
 
 
 def check_writable(argument: str, tensor: torch.Tensor) -> None:
@@ -85,8 +87,6 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
     """
     lower, upper = (one, other) if one.data_ptr() < other.data_ptr() else (other, one)
     if lower.data_ptr() + _span(lower) <= upper.data_ptr() or not upper.numel() or one.device != other.device:
-        return False
-    if is_deferred(one) and one.untyped_storage()._cdata != other.untyped_storage()._cdata:
         return False
     if one.is_contiguous() and other.is_contiguous():
         return True

@@ -110,6 +110,11 @@ class View:
         place = tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype
         return cls(*place, tensor.is_conj(), tensor.is_neg())
 
+    @classmethod
+    def all_of(cls, storage: torch.UntypedStorage, dtype: torch.dtype = torch.uint8) -> View:
+        """The view of all elements of `dtype` that a storage has, one after the other."""
+        return cls((storage.nbytes() // dtype.itemsize,), (1,), 0, dtype)
+
     @property
     def numel(self) -> int:
         """The number of elements shown."""

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tritonparam import deferred_init, materialize
+from tritonparam import declarations, deferred_init, materialize
 
 
 def made(build, seed=1):
@@ -75,6 +75,92 @@ def test_a_check_looks_at_no_random_value():
     assert not torch.equal(made(build, seed=1), made(build, seed=2))
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_check_of_random_values_is_made_when_they_are_there():
+    """LAPACK leaves what it has where a factorization fails."""
+
+    def build():
+        return torch.linalg.cholesky(torch.randn(3, 3) - 5 * torch.eye(3))
+
+    with pytest.raises(
+        RuntimeError, match=r"^x cannot be computed: aten::_linalg_check_errors: .*not positive-definite"
+    ):
+        made(build)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: torch.arange(3)[torch.randint(5, 9, (3,))],
+        lambda: torch.arange(3).index_select(0, torch.randint(5, 9, (3,))),
+        lambda: torch.zeros(3, dtype=torch.long).index_fill_(0, torch.randint(5, 9, (3,)), 1),
+    ],
+)
+def test_an_operation_that_fails_on_random_values_is_an_error_that_names_the_tensor(build):
+    with pytest.raises(RuntimeError, match=r"^x cannot be computed: aten::index.* out of"):
+        made(build)
+    with deferred_init():
+        module = nn.Module()
+        module.register_buffer("x", build())
+    with pytest.raises(RuntimeError, match=r"^x cannot be computed"):
+        declarations(module)[0].replay(3)
+
+
+CHOSEN = {
+    "numbers": lambda w: w[[2, 0]],
+    "a tensor": lambda w: w[torch.tensor([-1, 1])],
+    "none": lambda w: w[[]],
+    "a mask": lambda w: w[torch.tensor([True, False, True])],
+    "a mask of all dimensions": lambda w: w[torch.eye(3, 4) > 0],
+    "a mask of the second": lambda w: w[:, torch.tensor([True, False, True, True])],
+    "a mask and numbers": lambda w: w[[0, 1], torch.tensor([True, False, False, True])],
+    "a mask of nothing": lambda w: w[torch.tensor(True)],
+    "masked_select": lambda w: w.masked_select(torch.tensor([True, False, True, True])),
+    "take_along_dim": lambda w: torch.take_along_dim(w, torch.tensor([[1], [0], [1]]), 1),
+    "repeated": lambda w: w.repeat_interleave(torch.tensor([1, 0, 2]), 0),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("choose", CHOSEN.values(), ids=CHOSEN)
+def test_random_values_that_are_chosen_from_still_depend_on_the_seed(choose):
+    """Only the index was asked for its values."""
+
+    def both(seed):
+        with deferred_init():
+            module = nn.Module()
+            module.register_buffer("w", torch.randn(3, 4))
+            module.register_buffer("x", choose(module.w).clone())
+        return materialize(module, seed=seed)
+
+    one, other = both(1), both(2)
+    assert torch.equal(choose(one.w), one.x)
+    assert torch.equal(choose(other.w), other.x)
+    assert not one.x.numel() or not torch.equal(one.x, other.x)
+
+
+@pytest.mark.parametrize(
+    "index", [[5], torch.tensor([True, False]), ([0, 1], [0, 1, 2])], ids=["far", "mask", "uneven"]
+)
+def test_an_index_that_does_not_fit_fails_in_the_constructor_as_in_torch(index):
+    with pytest.raises(IndexError) as want:
+        torch.randn(3, 4)[index]
+    with deferred_init(), pytest.raises(IndexError) as got:
+        torch.randn(3, 4)[index]
+    assert str(got.value) == str(want.value)
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__ must accept")  # which torch's does not
+@pytest.mark.parametrize(
+    "ask", [lambda x: x.tolist(), lambda x: [float(each) for each in x], lambda x: x.numpy().tolist()]
+)
+def test_arrays_may_be_asked_for_their_values_as_tensors(ask):
+    with deferred_init():
+        assert ask(torch.from_numpy(np.sqrt(np.arange(3.0)))) == np.sqrt(np.arange(3.0)).tolist()
+        assert ask(np.sqrt(torch.arange(3.0))) == np.sqrt(np.arange(3, dtype=np.float32)).tolist()
+
+
 def split(*indices):
     def build():
         x = torch.ones(6)
@@ -95,6 +181,12 @@ def through_an_array(make, dtype=np.float32):
     return build
 
 
+def a_part_through_numpy():
+    x = torch.zeros(3)
+    x[1:].numpy()[0] = 9
+    return x
+
+
 def through_dlpack():
     x = torch.ones(3)
     torch.from_dlpack(x)[0] = 9
@@ -110,6 +202,7 @@ def through_dlpack():
         through_an_array(torch.asarray),
         through_an_array(lambda array: torch.as_tensor(array, dtype=torch.float32), np.float64),
         through_dlpack,
+        a_part_through_numpy,
     ],
 )
 def test_memory_is_shared_where_torch_shares_it(build):

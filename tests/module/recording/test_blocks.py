@@ -4,6 +4,8 @@ import asyncio
 import concurrent.futures
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pytest
@@ -106,6 +108,31 @@ def test_threads_that_ran_before_go_on_as_usual():
     thread.join()
     assert made["ones"].tolist() == [1, 1]
     assert 0.9 < made["normal"].abs().max() <= 1
+
+
+HANDED = {
+    "submit": (ThreadPoolExecutor, lambda pool, make: pool.submit(make, 3).result()),
+    "map": (ThreadPoolExecutor, lambda pool, make: next(pool.map(make, [3]))),
+    "apply": (ThreadPool, lambda pool, make: pool.apply(make, (3,))),
+    "func=": (ThreadPool, lambda pool, make: pool.apply_async(func=make, args=(3,)).get()),
+    "map of a pool": (ThreadPool, lambda pool, make: pool.map(make, [3])[0]),
+    "starmap": (ThreadPool, lambda pool, make: pool.starmap(make, [(3,)])[0]),
+    "imap": (ThreadPool, lambda pool, make: next(pool.imap(make, [3]))),
+    "imap_unordered": (ThreadPool, lambda pool, make: next(pool.imap_unordered(make, [3]))),
+}
+
+
+@pytest.mark.parametrize(("pool", "hand"), HANDED.values(), ids=HANDED)
+def test_a_pool_made_before_does_what_a_block_hands_it_as_a_part_of_the_block(pool, hand):
+    with pool(1) as workers:
+        assert hand(workers, torch.ones).device.type == "cpu"
+        with deferred_init():
+            model = nn.Sequential(hand(workers, lambda n: nn.Linear(n, n)))
+        assert model[0].weight.is_meta
+        assert not hand(workers, torch.ones).is_meta
+    with deferred_init():
+        want = nn.Sequential(nn.Linear(3, 3))
+    assert torch.equal(materialize(model, seed=5)[0].weight, materialize(want, seed=5)[0].weight)
 
 
 def test_threads_that_a_constructor_starts_record_too():

@@ -50,6 +50,52 @@ def test_a_write_after_the_block_is_an_error_that_names_the_tensor_and_the_way(n
         materialize(net)
 
 
+def test_a_write_to_a_copy_made_after_the_block_is_seen():
+    net = copy.deepcopy(built())
+    nn.init.zeros_(net.first.weight)
+    with pytest.raises(RuntimeError, match=r"written to outside deferred_init\(\).*: first.weight"):
+        materialize(net)
+
+
+def test_a_write_to_an_attribute_is_seen():
+    with deferred_init():
+        net = nn.Sequential(nn.ReLU())
+        net.tables = [torch.ones(3)]
+    net.tables[0].zero_()
+    with pytest.raises(RuntimeError, match=r"written to outside deferred_init\(\).*: tables.0"):
+        materialize(net)
+
+
+COPIED = {
+    "a view": lambda b: b[:2],
+    "transposed": lambda b: b.t(),
+    "expanded": lambda b: b[0].expand(3, 3),
+    "behind one another": lambda b: b[1:],
+}
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("view", COPIED.values(), ids=COPIED)
+def test_copies_of_views_share_the_copied_storage(view, inside):
+    """As torch has it for plain tensors, whichever comes first."""
+
+    def build():
+        net = nn.Module()
+        base = torch.randn(3, 3)
+        net.view = view(base)
+        net.register_buffer("base", base)
+        return copy.deepcopy(net) if inside else net
+
+    with deferred_init():
+        net = build()
+    got = materialize(net if inside else copy.deepcopy(net))
+    want = build() if inside else copy.deepcopy(build())
+    assert (got.view.stride(), got.view.storage_offset()) == (want.view.stride(), want.view.storage_offset())
+    assert torch.equal(got.view, view(got.base))
+    got.base.fill_(5)
+    assert got.view.eq(5).all()
+
+
 @pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")
 def test_a_state_dict_loaded_after_the_block_is_an_error():
     net, other = built(), Net()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,11 +21,13 @@ from torch.nn.modules.module import (
 )
 
 from tritonparam.module.full_names import remember
+from tritonparam.module.loose import note_loose
+from tritonparam.module.recording.memory import memory_answers
 from tritonparam.module.recording.recorder import Dispatched, Recorder, recorder
 from tritonparam.module.recording.surface import Surface
 from tritonparam.module.recording.threads import threads_record
 from tritonparam.module.recording.trunc_normal import truncated_normals_noted
-from tritonparam.module.recording.watch import watch
+from tritonparam.module.recording.watch import watch, watch_attributes, watch_modules
 from tritonparam.module.tape import History
 from tritonparam.stream import TruncatedNormal
 
@@ -61,14 +62,19 @@ def deferred_init() -> Iterator[None]:
         return
     block = Recorder()
     states = contextlib.ExitStack()
-    with _built() as modules, states:
+    watch(deferred_init, lambda: recorder() is not None)
+    with _built(block) as modules, states:
         states.enter_context(_random_states(modules))
         states.enter_context(block.at_work())
-        with truncated_normals_noted(_noting_for), threads_record(), Dispatched(), Surface():  # type: ignore[no-untyped-call]
+        with truncated_normals_noted(_noting_for), threads_record(), memory_answers(), Dispatched(), Surface():  # type: ignore[no-untyped-call]
             yield
     block.finish()
-    watch(deferred_init, lambda: recorder() is not None, modules)
-    remember(modules)
+    outermost, beside = remember(modules), block.begun_beside(modules)
+    watch_modules(modules)
+    if beside:
+        for whole in outermost:
+            watch_attributes(whole)
+        note_loose(beside, outermost)
 
 
 def recording_paused() -> contextlib.AbstractContextManager[None]:
@@ -78,14 +84,13 @@ def recording_paused() -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def _built() -> Iterator[list[torch.nn.Module]]:
-    """The modules that get their first parameter, buffer or submodule in this thread meanwhile, in that order."""
+def _built(block: Recorder) -> Iterator[list[torch.nn.Module]]:
+    """The modules that get their first parameter, buffer or submodule in `block`, in that order."""
     modules: list[torch.nn.Module] = []
     found: set[int] = set()
-    thread = threading.get_ident()
 
     def note(module: torch.nn.Module, name: str, value: object) -> None:
-        if threading.get_ident() == thread and id(module) not in found:
+        if recorder() is block and id(module) not in found:
             found.add(id(module))
             modules.append(module)
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
 from tritonparam.module.operators import OVERWRITES, SCATTERS, draws, out_names, reads_only_shapes, written_names
-from tritonparam.module.tape import GeneratorState, History, Node, Read, is_covered
+from tritonparam.module.tape import GeneratorState, History, Node, Read, drawn_before, is_covered, is_written
 from tritonparam.plan import View
 
 _META = torch.device("meta")
@@ -83,9 +83,31 @@ def noted(
     )
 
 
+def note_check(check: Node) -> None:
+    """Have an operation that gives nothing done after those whose results it looks at."""
+    for read in check.reads:
+        if read.version is not None and isinstance(read.version.content, Node):
+            read.version.content.checks.append(check)
+
+
 def may_be_unwritten(tensor: torch.Tensor) -> bool:
     history = History.of(tensor)
     return history is None or is_covered(history.head, View.of(tensor)) is not True
+
+
+def is_live(tensor: torch.Tensor) -> bool:
+    """Whether a deferred tensor has memory, which it shares with an array."""
+    history = History.of(tensor)
+    return history is not None and history.live is not None
+
+
+def is_random(tensor: torch.Tensor) -> bool:
+    """Whether a deferred tensor holds anything that depends on the seed, or on memory that was never written."""
+    history = History.of(tensor)
+    if history is None or history.live is not None:
+        return False
+    head = history.head
+    return head is None or any(drawn_before(head)) or not is_written(head, View.of(tensor))
 
 
 def asked_too_early(view: View) -> RuntimeError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,19 +22,23 @@ from tritonparam.module.operators import (
     written_arguments,
 )
 from tritonparam.module.recognize import recognized
+from tritonparam.module.recording.indices import as_index, is_index, without_masks
 from tritonparam.module.recording.notes import (
     as_meta,
     as_written,
     asked_too_early,
     device_of,
+    is_live,
+    is_random,
     names_dtype,
+    note_check,
     noted,
     on_meta,
     where,
 )
-from tritonparam.module.replay import Replay, is_defined
+from tritonparam.module.replay import Replay, ReplayError, is_defined
 from tritonparam.module.source import Elements, Source
-from tritonparam.module.tape import Drawn, GeneratorState, History, Node, drawn_before, is_written
+from tritonparam.module.tape import Drawn, GeneratorState, History, Node, drawn_before, is_covered
 from tritonparam.plan import View
 from tritonparam.stream import TruncatedNormal
 
@@ -74,6 +79,7 @@ class Recorder:
     def __init__(self) -> None:
         self.is_finished = False
         self._written: dict[int, History] = {}
+        self._begun: weakref.WeakSet[History] = weakref.WeakSet()
         self._looked_at: Counter[str] = Counter()
         self._storages: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
         self._is_told = False
@@ -94,6 +100,16 @@ class Recorder:
             history.watch_on()
         self._written.clear()
         self._storages.clear()
+
+    def begun_beside(self, modules: Iterable[torch.nn.Module]) -> set[History]:
+        """What the block began that is still there, and is no parameter or buffer of `modules`."""
+        tensors = (tensor for each in modules for own in (each._parameters, each._buffers) for tensor in own.values())
+        return set(self._begun) - {History.of(tensor) for tensor in tensors}
+
+    def _begin(self, tensor: torch.Tensor, device: torch.device, names_dtype: bool = False) -> History:
+        history = History.begin(tensor, device, names_dtype)
+        self._begun.add(history)
+        return history
 
     @property
     def is_paused(self) -> bool:
@@ -117,22 +133,26 @@ class Recorder:
     def values(self, tensor: torch.Tensor) -> torch.Tensor:
         """What a deferred tensor holds, as a real tensor; from here on its random values do not depend on the seed."""
         history = History.of(tensor)
-        if history is None:
-            return tensor
-        view, head = View.of(tensor), history.head
-        if history.live is not None:
-            return view.on(history.live)
-        if head is None:
-            if view.numel:
-                raise asked_too_early(view)
-            return torch.empty(view.shape, dtype=view.dtype)
-        for drawn, law in drawn_before(head):
-            what, shape = (drawn.func._schema.name, ()) if isinstance(drawn, Node) else (repr(law), drawn.shape)
-            drawn.pinned = self._pin(what, shape)
+        return tensor if history is None else self._values(history, View.of(tensor))
+
+    def _values(self, history: History, view: View) -> torch.Tensor:
+        head = history.head
         with self.paused():
+            if history.live is not None:
+                return view.on(history.live)
+            if head is None:
+                if view.numel:
+                    raise asked_too_early(view)
+                return torch.empty(view.shape, dtype=view.dtype)
+            for drawn, law in drawn_before(head):
+                what, shape = (drawn.func._schema.name, ()) if isinstance(drawn, Node) else (repr(law), drawn.shape)
+                drawn.pinned = self._pin(what, shape)
             if not is_defined(head, view, {}):
                 raise asked_too_early(view)
-            (storage,) = Replay(0, {}).run([head])
+            try:
+                (storage,) = Replay(0, {}).run([head])
+            except ReplayError as error:
+                raise error.cause from None
             return view.on(storage)
 
     def _pin(self, what: str, shape: tuple[int, ...]) -> Source:
@@ -158,14 +178,20 @@ class Recorder:
                 history.write(tensor, Drawn.fresh(law, tuple(tensor.shape)))
 
     def shared(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """The real tensor whose memory a deferred one has from here on; None where it is a part of its storage only."""
-        history, view = History.of(tensor), View.of(tensor)
-        if history is None or not view.fills(tensor.untyped_storage().nbytes()):
+        """The real tensor whose memory a deferred one has from here on; None where some of its storage has no value."""
+        history = History.of(tensor)
+        if history is None:
             return None
-        real = self.values(tensor)
         if history.live is None:
-            history.share(tensor, real)
-        return real
+            view, storage = View.of(tensor), tensor.untyped_storage()
+            whole = view if view.fills(storage.nbytes()) else View.all_of(storage, tensor.dtype)
+            if not whole.fills(storage.nbytes()) or (whole != view and is_covered(history.head, whole) is not True):
+                return None
+            real = self._values(history, whole)
+            if real.untyped_storage().nbytes() != storage.nbytes():
+                return real
+            history.share(whole, real)
+        return self.values(tensor)
 
     def known(self, tensor: torch.Tensor) -> torch.Tensor:
         """The deferred tensor whose values are those that a real tensor has now."""
@@ -174,7 +200,7 @@ class Recorder:
         with torch._C.DisableTorchFunction(), self.paused():
             plain = tensor.detach().resolve_conj().resolve_neg()
             out = torch.empty_like(plain, device=_META)
-            History.begin(out, tensor.device, names_dtype=True).write(out, plain.cpu().clone())
+            self._begin(out, tensor.device, names_dtype=True).write(out, plain.cpu().clone())
         return out
 
     def sharing(self, real: torch.Tensor) -> torch.Tensor:
@@ -183,7 +209,7 @@ class Recorder:
             return self.known(real)
         with torch._C.DisableTorchFunction(), self.paused():
             out = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device=_META)
-            History.begin(out, real.device).share(out, real)
+            self._begin(out, real.device).share(View.of(out), real)
         return out
 
     def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -203,11 +229,18 @@ class Recorder:
         if any(History.of(tensor) is None for tensor in written):
             return self._really(func, args, kwargs)
         if not func._schema.returns and not written:  # it can only check, which the meta device does not
-            return None if any(map(_is_random, deferred)) else self._really(func, args, kwargs)
-        depends_on_values = any(tag in func.tags for tag in _DEPENDS_ON_VALUES)
-        if depends_on_values or any(map(_is_live, written)) or makes_no_strided_tensor(func, bound, tensors):
+            if not any(map(is_random, deferred)):
+                return self._really(func, args, kwargs)
+            return note_check(noted(func, args, kwargs, bound, written, None))
+        func, args = as_index(func, args)
+        if is_index(func, args):
+            args, depends_on_values = without_masks(args, self.values, self.known, is_random), False
+            bound = bind(func, args, kwargs)
+        else:
+            depends_on_values = any(tag in func.tags for tag in _DEPENDS_ON_VALUES)
+        if depends_on_values or any(map(is_live, written)) or makes_no_strided_tensor(func, bound, tensors):
             return self._elsewhere(func, args, kwargs, written)
-        if not func.is_view and any(map(_is_live, deferred)):
+        if not func.is_view and any(map(is_live, deferred)):
             args, kwargs = tree_map(self._as_it_is, (args, kwargs))
             bound = bind(func, args, kwargs)
         if len(deferred) < len(tensors):
@@ -240,7 +273,7 @@ class Recorder:
         real = torch.empty(0, dtype=tensor.dtype, device=source.device)
         func(real, *where, **kwargs)
         out = func(tensor, blank[1], *where[1:], **kwargs)
-        begun = History.of(tensor) or History.begin(tensor, source.device)
+        begun = History.of(tensor) or self._begin(tensor, source.device)
         begun.write(tensor, real.cpu().clone())
         return out
 
@@ -263,7 +296,7 @@ class Recorder:
             if not isinstance(value, torch.Tensor):
                 return _HOST if value == _META else value
             if id(value) not in reals:
-                is_read = id(value) not in outs or _is_live(value)
+                is_read = id(value) not in outs or is_live(value)
                 reals[id(value)] = self.values(value) if is_read else torch.zeros_like(value, device=_HOST)
             return reals[id(value)]
 
@@ -288,7 +321,7 @@ class Recorder:
 
     def _as_it_is(self, value: object) -> object:
         """A deferred tensor of what an array has now."""
-        return self.known(self.values(value)) if isinstance(value, torch.Tensor) and _is_live(value) else value
+        return self.known(self.values(value)) if isinstance(value, torch.Tensor) and is_live(value) else value
 
     def _drawn_beforehand(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], bound: dict[str, Any]
@@ -307,7 +340,7 @@ class Recorder:
 
         def blank(value: object) -> object:
             if isinstance(value, torch.Tensor) and value.is_meta:
-                if id(value) in written or _is_random(value):
+                if id(value) in written or is_random(value):
                     return torch.ones_like(value, device=_HOST)
                 return self.values(value)  # how much is drawn may depend on them
             return _HOST if isinstance(value, torch.device) else value
@@ -333,7 +366,7 @@ class Recorder:
             return
 
         def begun(tensor: torch.Tensor) -> History:
-            return History.of(tensor) or History.begin(tensor, device_of(bound), names_dtype(bound))
+            return History.of(tensor) or self._begin(tensor, device_of(bound), names_dtype(bound))
 
         if len(targets) == 1 and state is None and not (targets[0].is_conj() or targets[0].is_neg()):
             pieces = recognized(func, bound, targets[0])
@@ -353,17 +386,3 @@ class Recorder:
                 node.writes[history.key] = history.write(tensor, node)
         for position, tensor in fresh:
             node.results.append((position, begun(tensor).write(tensor, node)))
-
-
-def _is_live(tensor: torch.Tensor) -> bool:
-    history = History.of(tensor)
-    return history is not None and history.live is not None
-
-
-def _is_random(tensor: torch.Tensor) -> bool:
-    """Whether a deferred tensor holds anything that depends on the seed, or on memory that was never written."""
-    history = History.of(tensor)
-    if history is None or history.live is not None:
-        return False
-    head = history.head
-    return head is None or any(drawn_before(head)) or not is_written(head, View.of(tensor))

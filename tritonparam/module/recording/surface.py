@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from tritonparam.module.operators import autocast_functions
 from tritonparam.module.recognize import is_finite
+from tritonparam.module.recording.memory import address
 from tritonparam.module.recording.recorder import Recorder, recorder
 from tritonparam.module.tape import History
 
@@ -103,8 +105,8 @@ class Call:
             return args[0].copy_(func(self._recorder.values(args[0]).clone(), *self._real(args[1:])))
         if func is torch.Tensor.share_memory_:
             return args[0]
-        if func is torch.Tensor.data_ptr:  # no address, but a number that only tensors of the same memory have
-            return ((history.key + 1) << 48) + args[0].storage_offset() * args[0].element_size()
+        if func is torch.Tensor.data_ptr:
+            return address(self._recorder, args[0], sys._getframe(2))
         seen = _SEEN.get(func)
         if seen is not None:
             return seen(history.device)

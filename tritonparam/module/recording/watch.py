@@ -1,8 +1,8 @@
 """What people do with a model between the block that built it and `materialize`: it is kept, or an error says how.
 
-Outside a block nothing records, so what torch does to a deferred tensor there would be lost. Once a first block has
-ended, these go through here: `module.to`, `half`, `cuda`, `to_empty` and all else that goes by `Module._apply`, and
-copies (`copy.deepcopy`), are recorded as inside a block; a write in place moves torch's version counter, which
+Outside a block nothing records, so what torch does to a deferred tensor there would be lost. Once there was a block,
+these go through here: `module.to`, `half`, `cuda`, `to_empty` and all else that goes by `Module._apply`, and copies
+(`copy.deepcopy`), are recorded as inside a block; a write in place moves torch's version counter, which
 `check_unseen_writes` compares with what it was when the block ended; and `tensor.data`, whose writes move no counter
 that the tensor shows, gives an alias whose counter is watched too, for as long as there are deferred tensors.
 """
@@ -18,6 +18,8 @@ import torch
 
 from tritonparam._locks import across_forks
 from tritonparam.module.tape import History, histories_alive
+from tritonparam.module.walk import named_tensors
+from tritonparam.plan import View
 
 Enter = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -30,14 +32,12 @@ _enter: Enter = contextlib.nullcontext
 _is_recording: Callable[[], bool] = bool
 
 
-def watch(enter: Enter, is_recording: Callable[[], bool], modules: Iterable[torch.nn.Module]) -> None:
+def watch(enter: Enter, is_recording: Callable[[], bool]) -> None:
     """Have an eye on deferred tensors from here on.
 
     Args:
         enter: What goes on recording.
         is_recording: Whether this thread records now.
-        modules: What is written to their deferred tensors from now on, where nothing records, is an error when these
-            are made real.
     """
     global _is_watching, _enter, _is_recording
     with _lock:
@@ -48,7 +48,6 @@ def watch(enter: Enter, is_recording: Callable[[], bool], modules: Iterable[torc
             torch.Tensor.__deepcopy__ = _copied(torch.Tensor)  # type: ignore[method-assign]
             torch.nn.Parameter.__deepcopy__ = _copied(torch.nn.Parameter)  # type: ignore[method-assign]
         setattr(torch.Tensor, "data", property(_get_data, _set_data))  # noqa: B010
-    _watch_tensors(modules)
 
 
 def check_unseen_writes(named: Iterable[tuple[str, History]]) -> None:
@@ -81,14 +80,26 @@ def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor
                 # to_empty gives memory without values; here they are still to be had.
                 if history is not None and history.head is None and own[name].shape == old.shape:
                     own[name].data.copy_(old)
-    _watch_tensors(modules)
+    watch_modules(modules)
     return result
 
 
-def _watch_tensors(modules: Iterable[torch.nn.Module]) -> None:
+def watch_modules(modules: Iterable[torch.nn.Module]) -> None:
+    """Take for an error, when they are made real, what is written to tensors of `modules` unrecorded from now on."""
     for _, _, tensor in _own_tensors(modules):
-        if (history := History.of(tensor)) is not None:
-            history.watch(tensor)
+        _watch(tensor)
+
+
+def watch_attributes(module: torch.nn.Module) -> None:
+    """Do as `watch_modules` with the deferred tensors that are neither parameters nor buffers of `module`."""
+    for _, tensor, kind, _ in named_tensors(module):
+        if kind == "attribute":
+            _watch(tensor)
+
+
+def _watch(tensor: torch.Tensor) -> None:
+    if (history := History.of(tensor)) is not None:
+        history.watch(tensor)
 
 
 def _own_tensors(modules: Iterable[torch.nn.Module]) -> Iterable[tuple[dict[str, Any], str, torch.Tensor]]:
@@ -103,13 +114,30 @@ def _copied(kind: type[torch.Tensor]) -> Any:
     original: Any = _copies[kind]
 
     @functools.wraps(original)
-    def deepcopy(self: torch.Tensor, memo: dict[int, Any]) -> Any:
-        if _is_recording() or History.of(self) is None:
+    def deepcopy(self: torch.Tensor, memo: dict[Any, Any]) -> Any:
+        if id(self) in memo or History.of(self) is None:
             return original(self, memo)
+        if _is_recording():
+            return _with_storage(self, original(self, memo), memo)
         with _enter():
-            return original(self, memo)
+            made = _with_storage(self, original(self, memo), memo)
+        _watch(made)
+        return made
 
     return deepcopy
+
+
+def _with_storage(tensor: torch.Tensor, copy: torch.Tensor, memo: dict[Any, Any]) -> torch.Tensor:
+    """`copy`, laid out in a copy of the storage of a plain tensor as that one is: copies of its views share it too."""
+    history = History.of(tensor)
+    if type(tensor) is not torch.Tensor or history is None or history.live is not None:
+        return copy
+    copies: dict[int, torch.UntypedStorage] = memo.setdefault("tritonparam", {})
+    if history.key not in copies:
+        copies[history.key] = history.copied(tensor.untyped_storage())
+    with torch._C.DisableTorchFunction(), torch.no_grad():
+        copy.data = View.of(tensor).on(copies[history.key])
+    return copy
 
 
 def _get_data(self: torch.Tensor) -> torch.Tensor:
