@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 HERE := PYTHONPATH="$(CURDIR)" $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-gpu bench bench-gpu golden models dist
+.PHONY: help install demo check test test-gpu bench bench-gpu golden models faults fuzz dist
 
 help:
 	@echo "make demo       write a small Llama's checkpoint from its config, and look at it"
@@ -17,6 +17,8 @@ help:
 	@echo "make bench      measure on this host's CPU; the README's table and the plots anew"
 	@echo "make bench-gpu  measure on a CUDA host; installs nothing"
 	@echo "make models     count the models that deferral builds as torch does: docs/models.md; half an hour"
+	@echo "make faults     kill, interrupt and starve save and init at every file operation; ten minutes"
+	@echo "make fuzz       bad arguments and changed files by the ten thousand, counted; FUZZ=500 for more; some minutes"
 	@echo "make golden     rewrite the golden digests: only with a new stream version"
 	@echo "make dist       wheel and sdist"
 
@@ -62,6 +64,12 @@ models: install
 	@echo "about 2,000 models, three times each: about half an hour"
 	-$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[models]'
 	$(BIN)/python tools/count_models.py --write
+
+faults: install
+	TRITONPARAM_ALL=1 $(BIN)/python -m pytest tests/checkpoint/test_faults.py $(ARGS)
+
+fuzz: install
+	FUZZ=$(or $(FUZZ),60) $(BIN)/python -m pytest tests/fuzz -q $(ARGS)
 
 dist: install
 	$(BIN)/python -m build

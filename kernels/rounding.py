@@ -1,6 +1,7 @@
 """From float32 values to what is stored for a float dtype, rounded once to nearest even.
 
 The bits of an 8-bit float are made by integers, for all architectures; of wider dtypes by the device's own conversion.
+Triton's interpreter truncates a bfloat16, so there its bits are made by integers too.
 """
 
 import triton
@@ -33,6 +34,18 @@ def _float8_bits(x, MANTISSA: tl.constexpr, BIAS: tl.constexpr, OVERFLOW: tl.con
         return code
 
 
+_INTERPRETED = tl.constexpr(not isinstance(_float8_bits, triton.JITFunction))
+
+
+@triton.jit
+def _bfloat16(x):
+    """float32 `x` as a bfloat16, by integers; a NaN stays one."""
+    bits = x.to(tl.uint32, bitcast=True)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    is_nan = (bits & 0x7FFFFFFF) > 0x7F800000
+    return tl.where(is_nan, 0x7FC0, rounded).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+
+
 @triton.jit
 def _rounded(x, DTYPE: tl.constexpr, HAS_NAN: tl.constexpr):
     """float32 `x` as what is stored for a float dtype. HAS_NAN: whether `x` may be a NaN."""
@@ -40,5 +53,7 @@ def _rounded(x, DTYPE: tl.constexpr, HAS_NAN: tl.constexpr):
         return _float8_bits(x, 3, 7, 0x7E, HAS_NAN)
     elif DTYPE == 5:
         return _float8_bits(x, 2, 15, 0x7C, HAS_NAN)
+    elif DTYPE == 2 and _INTERPRETED:
+        return _bfloat16(x)
     else:
         return x.to(_TYPES[DTYPE])

@@ -10,7 +10,6 @@ import types
 import unittest.mock
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 
@@ -33,28 +32,6 @@ if not HAS_CUDA:
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: it is read then
 
 
-def _correct_the_interpreter() -> None:
-    """Make the interpreter round float32 to bfloat16 to nearest even, as every GPU does, and keep a NaN a NaN.
-
-    It drops the low bits.
-    """
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    original = interpreter.InterpreterBuilder.cast_impl
-
-    def cast(self: object, source: interpreter.TensorHandle, target: tl.dtype) -> interpreter.TensorHandle:
-        if source.dtype.scalar != tl.float32 or target.scalar != tl.bfloat16:
-            return original(self, source, target)
-        bits = np.ascontiguousarray(source.data).view(np.uint32).astype(np.uint64)
-        rounded = np.where(np.isnan(source.data), 0x7FC0, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
-        return interpreter.TensorHandle(rounded.astype(np.uint16), tl.bfloat16)
-
-    interpreter.InterpreterBuilder.cast_impl = cast
-    for name in ("create_fp_trunc", "create_fp_ext"):
-        setattr(interpreter.InterpreterBuilder, name, lambda self, source, target: self.cast_impl(source, target))
-
-
 def _interprets_exactly() -> bool:
     from triton.runtime import interpreter
 
@@ -63,8 +40,6 @@ def _interprets_exactly() -> bool:
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 CAN_RUN_KERNELS = HAS_CUDA or (HAS_TRITON and _interprets_exactly())
-if HAS_TRITON and not HAS_CUDA:
-    _correct_the_interpreter()
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-DATA = Path(__file__).parent / "data"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "stream.md"
 LONG = 2**20
 POLYNOMIALS = ("LOG", "RSQRT", "COS", "SIN", "CENTRAL", "TAIL")
@@ -258,13 +257,13 @@ class Stream:
         given = {name: float(x) + 0.0 for name, x in law.items() if name != "kind"}
         exact = {name: Fraction(x) for name, x in given.items() if np.isfinite(x)}
         if law["kind"] == "uniform":
-            low, high = (nearest(exact[name]) for name in ("low", "high"))
+            low, high = (nearest(exact[name]) + 0.0 for name in ("low", "high"))
             scale = nearest(
                 Fraction(nearest(Fraction(high) - Fraction(low))) * Fraction(self.read("high, low), #)")[0])
             )
             below_high = float(np.nextafter(np.float32(high), np.float32(-np.inf)))
             return {"low": low, "scale": scale, "cap": max(below_high, low)}
-        mean, std = (nearest(exact[name]) for name in ("mean", "std"))
+        mean, std = (nearest(exact[name]) + 0.0 for name in ("mean", "std"))
         if law["kind"] == "normal":
             return {"mean": mean, "radius": np.float32(std) * self.polynomials["RSQRT"]}
         return {"mean": mean, "std": std} | self.truncated_parameters(given, exact)
@@ -319,7 +318,8 @@ class Stream:
         if law["kind"] == "constant":
             value = law["value"]
             if dtype in self.formats or dtype in ("float32", "float64"):
-                value = np.float64(value) if dtype == "float64" else np.float32(nearest(Fraction(float(value))))
+                rounded = np.copysign(np.float32(nearest(Fraction(float(value)))), np.float32(value))
+                value = np.float64(value) if dtype == "float64" else rounded
             else:
                 value = np.array(value, "u1" if dtype == "bool" else dtype)
             values = np.full(index.shape, value)

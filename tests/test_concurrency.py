@@ -171,7 +171,7 @@ FORK_WHILE_HELD = """
 import os, signal, threading, time, warnings
 import torch
 from tritonparam import Generator, Parameter, Plan
-from tritonparam.module.recording import trunc_normal
+from tritonparam.module.recording import patches, trunc_normal
 from tritonparam.stream import generator
 from tritonparam.initializer import initializer
 
@@ -190,7 +190,7 @@ def declare():
     return Parameter(initializer("normal", [3]), "w")
 
 def noted():
-    with trunc_normal._lock:
+    with patches._lock:
         slow(lambda: None)()
 
 w = declare()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.specification import F32, Array, bits, document, fma, nearest, number, show, stream, tables
+from tests.specification import F32, Array, Law, bits, document, fma, nearest, number, show, stream, tables
 
 
 def hard_cases(n: int) -> Iterator[tuple[np.float32, np.float32, np.float32]]:
@@ -62,8 +62,8 @@ def test_fma_is_exact() -> None:
         assert not len(bad), f"{name}{[*map(show, cases[bad[0]])]}: got {show(got[bad[0]])}, want {show(want[bad[0]])}"
 
 
-def recipe_round(x: F32, exponent_width: int, mantissa_width: int, max_code: int) -> Array:
-    """Section 9, as it is written."""
+def recipe_round(x: F32, exponent_width: int, mantissa_width: int, max_code: int, limit: int | None = None) -> Array:
+    """Section 9, as it is written, or with another limit of `shift`."""
     read = stream().read
     n = bits(x)
     bias = 2 ** (exponent_width - 1) - 1
@@ -75,7 +75,7 @@ def recipe_round(x: F32, exponent_width: int, mantissa_width: int, max_code: int
     unbounded = exponent - read("unbounded = exponent - # + bias")[0] + bias
     target = np.maximum(unbounded, read("target = max(unbounded, #)")[0])
     width, most = read("shift = min(# - M + target - unbounded, #)")
-    shift = np.minimum(width - mantissa_width + target - unbounded, most)
+    shift = np.minimum(width - mantissa_width + target - unbounded, most if limit is None else limit)
     kept, rest, half = significand >> shift, significand & (2**shift - 1), 2 ** (shift - 1)
     kept = kept + ((rest > half) | ((rest == half) & (kept % 2 == 1)))
     code = np.minimum(((target - 1) << mantissa_width) + kept, max_code)
@@ -93,9 +93,10 @@ def test_recipe_of_rounding(dtype: str) -> None:
     x = np.concatenate([*sides, random])
     x = np.concatenate([x, -x])
     want = form.round(x)
-    got = recipe_round(x, int(row[1]), int(row[2]), number(row[4]))
-    bad = np.flatnonzero(got != want)
-    assert not len(bad), f"{dtype} of {show(x[bad[0]])}: got {got[bad[0]]:#x}, want {want[bad[0]]:#x}"
+    for limit in (None, 25, 40):  # any from 25 on, the section says
+        got = recipe_round(x, int(row[1]), int(row[2]), number(row[4]), limit)
+        bad = np.flatnonzero(got != want)
+        assert not len(bad), f"{dtype} of {show(x[bad[0]])}: got {got[bad[0]]:#x}, want {want[bad[0]]:#x}"
 
 
 def test_overflow() -> None:
@@ -104,3 +105,38 @@ def test_overflow() -> None:
     want = {"float8_e5m2": e5m2, "float16": half}
     got = {dtype: float(stream().formats[dtype].halves[-1]) for dtype in want}
     assert got == want
+
+
+def masses(law: Law, bits: int) -> dict[str, Any]:
+    """scale, below, above and split of section 4.3 from an `erfc` of so many bits, the three exact cases by hand."""
+    mpmath = pytest.importorskip("mpmath")
+    with mpmath.workprec(bits):
+
+        def tail(bound: float, sign: int) -> Any:
+            x = sign * (Fraction(bound) - Fraction(law["mean"])) / Fraction(law["std"])
+            return mpmath.erfc(mpmath.mpf(x.numerator) / x.denominator / mpmath.sqrt(2)) / 2
+
+        below, above = tail(law["low"], -1), tail(law["high"], 1)
+        is_above, is_below = law["low"] >= law["mean"], law["high"] <= law["mean"]
+        mass = tail(law["low"], 1) - above if is_above else tail(law["high"], -1) - below if is_below else 1
+        mass = mass if is_above or is_below else mass - below - above
+        split = int(mpmath.floor((mpmath.mpf(0.5) - below) / mass * 2**32))
+    split = 0 if is_above else 2**32 if is_below else split
+    scaled = {"scale": (mass, 2**32), "below": (below, 1), "above": (above, 1)}
+    rounded = {name: nearest(int(x.man) * Fraction(2) ** int(x.exp) / by) for name, (x, by) in scaled.items()}
+    return rounded | {"split": split}
+
+
+def test_an_erfc_of_200_bits_gives_the_same_parameters() -> None:
+    """Section 4.3 says so of the laws that were tried, and that the one of `f64` is too little: these are they."""
+    rng = np.random.default_rng(1)
+    too_little = 0
+    for _ in range(400):
+        low = round(float(rng.uniform(-3, 3)), 2)
+        high = low + float(rng.choice([1, 1e-3, 1e-6, 1e-9])) * float(rng.uniform(0.1, 1))
+        law = {"kind": "truncated_normal", "mean": 0.0, "std": 1.0, "low": low, "high": high}
+        parameters = stream().parameters(law)
+        want = {name: parameters[name] for name in ("scale", "below", "above", "split")}
+        assert masses(law, 200) == want, law
+        too_little += masses(law, 53) != want
+    assert too_little

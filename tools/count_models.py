@@ -163,10 +163,15 @@ def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
     left, right = left.detach(), right.detach()
     if left.layout != torch.strided:
         left, right = left.to_dense(), right.to_dense()
+    if left.is_complex() and right.is_complex():
+        left, right = (torch.view_as_real(each.resolve_conj().resolve_neg()) for each in (left, right))
     if left.shape != right.shape or not left.is_floating_point():
         return torch.equal(left, right)
     nan = left.isnan()
-    return torch.equal(nan, right.isnan()) and torch.equal(left.masked_fill(nan, 0), right.masked_fill(nan, 0))
+    if not torch.equal(nan, right.isnan()):
+        return False
+    left, right = left.masked_fill(nan, 0), right.masked_fill(nan, 0)
+    return torch.equal(left, right) and torch.equal(left.signbit(), right.signbit())
 
 
 def _sample(tensor: torch.Tensor) -> np.ndarray:

@@ -18,6 +18,7 @@ from tritonparam import Constant, Fill, Law, Normal, Plan, TruncatedNormal, Unif
 from tritonparam.stream.law import law_from_json, law_to_json
 
 PATH = Path(__file__).parents[1] / "tests" / "data" / "golden.csv"
+FOREIGN = PATH.with_name("golden_foreign.csv")  # by another implementation: it is read and never written
 COLUMNS = ("seed", "name", "occurrence", "law", "dtype", "shape", "offsets", "sizes", "sha256")
 FLOATS = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float64")
 LAWS: tuple[Law, ...] = (
@@ -80,21 +81,33 @@ def cases() -> list[dict[str, str]]:
         add(seed, name, occurrence, Normal(0.0, 1.0), "float32", BOXES[0])
     for dtype in ("int8", "int16", "int32", "int64", "uint8", "bool"):
         add(0, "w", 0, Constant(1), dtype, BOXES[0])
+    for dtype, value in (("uint16", 40000), ("uint32", 3 * 10**9), ("uint64", 2**63 + 1), ("complex64", 0.1)):
+        add(0, "w", 0, Constant(value), dtype, ((3,), (0,), (3,)))
+    add(0, "w", 0, Constant(2**53 + 1), "float64", ((3,), (0,), (3,)))
+    # One word is the split, whose fraction is above 1/2; a low bound that the nearest float32 is below.
+    add(0, "w", 0, TruncatedNormal(0.0, 1.0, -0.749187, 0.2665162839359433), "float32", ((8,), (0,), (8,)))
+    low = 0.10000004811916031
+    add(0, "w", 0, TruncatedNormal(0.0, 1.0, low, low + 3e-8), "float32", ((8,), (0,), (8,)))
+    # A value that is wrong where the fma is rounded to float64 before it is rounded to float32.
+    add(0, "w", 0, Uniform(1.0, 1.40448796749115), "float32", ((8000,), (6136,), (4,)))
+    # What is zero once it is rounded, a mean or a bound, has no sign.
+    add(0, "w", 0, Normal(-1e-60, 0.0), "float32", ((8,), (0,), (8,)))
+    add(0, "w", 0, Uniform(-1e-60, -1e-60), "float32", ((7,), (0,), (7,)))
     return rows
 
 
-def digest(row: dict[str, str], backend: str = "numpy") -> str:
-    """The sha256 of one case."""
+def digest(row: dict[str, str], backend: str = "numpy", device: torch.device | str = "cpu") -> str:
+    """The sha256 of one case, made on a device."""
     shape, offsets, sizes = (json.loads(row[column]) for column in ("shape", "offsets", "sizes"))
-    out = torch.empty(sizes, dtype=getattr(torch, row["dtype"]))
+    out = torch.empty(sizes, dtype=getattr(torch, row["dtype"]), device=device)
     key = derive_key(int(row["seed"]), row["name"], int(row["occurrence"]))
     Plan([Fill(out, law_from_json(json.loads(row["law"])), key, shape, offsets)], backend).run()
-    return hashlib.sha256(out.view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(out.cpu().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def read() -> list[dict[str, str]]:
+def read(path: Path = PATH) -> list[dict[str, str]]:
     """The rows as they are frozen."""
-    with PATH.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 

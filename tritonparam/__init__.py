@@ -8,24 +8,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tritonparam import dtype, initializer
-from tritonparam._lazy import lazily
-from tritonparam._version import __version__
-from tritonparam.parameter import Parameter, ParameterTuple, copy_slices
-from tritonparam.plan import Box, Copy, Fill, Plan
-from tritonparam.stream import (
-    Constant,
-    Generator,
-    Law,
-    Normal,
-    TruncatedNormal,
-    Uniform,
-    derive_key,
-    get_generator,
-    get_seed,
-    set_seed,
-)
-from tritonparam.tensor import Tensor
+from tritonparam._interrupt import quiet_interrupt
+
+with quiet_interrupt():  # torch takes seconds
+    from tritonparam import dtype, initializer
+    from tritonparam._lazy import lazily
+    from tritonparam._version import __version__
+    from tritonparam.parameter import Parameter, ParameterTuple, copy_slices
+    from tritonparam.plan import Box, Copy, Fill, Plan
+    from tritonparam.stream import (
+        Constant,
+        Generator,
+        Law,
+        Normal,
+        TruncatedNormal,
+        Uniform,
+        derive_key,
+        get_generator,
+        get_seed,
+        set_seed,
+    )
+    from tritonparam.tensor import Tensor
 
 if TYPE_CHECKING:
     from tritonparam.checkpoint import LoadReport, SaveReport, load, save

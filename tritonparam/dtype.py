@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tritonparam._arguments import shown
+
 # The class below has an attribute called torch, which hides the module from its annotations.
 TorchDType = torch.dtype
 
@@ -43,7 +45,7 @@ class DType:
             object.__setattr__(self, attribute, value)
 
     def __setattr__(self, attribute: str, value: object) -> None:
-        raise AttributeError(f"a dtype cannot be changed: {attribute!r} of {self}")
+        raise AttributeError(f"a dtype cannot be changed: {shown(attribute)} of {self}")
 
     @property
     def itemsize(self) -> int:
@@ -115,12 +117,13 @@ _BY_TEXT = {text.lower(): value for value in _DTYPES.values() for text in (value
 DTypeLike = DType | torch.dtype | np.dtype[Any] | type[np.generic] | str
 
 
-def as_dtype(dtype: DTypeLike) -> DType:
+def as_dtype(dtype: DTypeLike, argument: str = "dtype") -> DType:
     """The dtype of this module that `dtype` names.
 
     Args:
         dtype: One of this module's, of torch's or of NumPy's (also a scalar type such as `np.float32`), or a string:
             its name here, in torch ("torch.float32") or as printed ("Float32"), in any case.
+        argument: What an error calls it.
 
     Raises:
         TypeError: It is nothing of the kind, or a torch or NumPy dtype without a counterpart here, such as complex64.
@@ -136,14 +139,16 @@ def as_dtype(dtype: DTypeLike) -> DType:
     if isinstance(dtype, str):
         found = _BY_TEXT.get(dtype.lower().removeprefix("torch."))
         if found is None:
-            raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+            raise ValueError(f"{argument} must be one of {', '.join(_DTYPES)}, got {shown(dtype)}")
         return found
     if isinstance(dtype, np.dtype) or (isinstance(dtype, type) and issubclass(dtype, np.generic)):
         found = _BY_TEXT.get(np.dtype(dtype).name)
     else:
         found = _BY_TORCH.get(dtype) if isinstance(dtype, torch.dtype) else None
     if found is None:
-        raise TypeError(f"dtype must be one of {', '.join(_DTYPES)}, or what torch or NumPy call it, got {dtype!r}")
+        raise TypeError(
+            f"{argument} must be one of {', '.join(_DTYPES)}, or what torch or NumPy call it, got {shown(dtype)}"
+        )
     return found
 
 
@@ -162,5 +167,5 @@ def float_dtype(dtype: DTypeLike | None) -> torch.dtype | None:
         return None
     wanted = as_dtype(dtype)
     if not wanted.is_floating_point:
-        raise ValueError(f"dtype must be a floating-point dtype, got {dtype!r}")
+        raise ValueError(f"dtype must be a floating-point dtype, got {shown(dtype)}")
     return wanted.torch

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from tests.checkpoint.bits import same
 from tritonparam import load
+from tritonparam.checkpoint import staging
 from tritonparam.checkpoint.casts import goes_into
 
 FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2]
@@ -60,3 +61,67 @@ def test_which_integers_go_into_which():
         assert not goes_into(getattr(torch, saved), getattr(torch, own)), saved
     assert not goes_into(torch.complex64, torch.float32)
     assert goes_into(torch.complex64, torch.complex64)
+
+
+NARROW = [torch.float8_e8m0fnu, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
+
+
+def codes(dtype, count=256):
+    return torch.arange(count).to(torch.uint8).view(dtype)
+
+
+@pytest.mark.parametrize("own", FLOATS, ids=str)
+@pytest.mark.parametrize("saved", NARROW, ids=str)
+def test_floats_that_are_only_read_become_what_torch_makes_of_them(saved, own, tmp_path, monkeypatch):
+    """All 256 codes, in pieces, into a tensor with gaps too; NaN becomes NaN."""
+    values = codes(saved, 1024)
+    save_file({"w": values.view(32, 32)}, tmp_path / "w.safetensors")
+    want = values.to(torch.float32).to(own) if own == torch.float8_e4m3fn else values.to(own)
+    for pieces in (1 << 22, 7, 100):
+        monkeypatch.setattr(staging, "_WIDENED", pieces)
+        gaps = torch.zeros(32, 70, dtype=own)
+        for target in (torch.zeros(32, 32, dtype=own), gaps[:, 3:67:2]):
+            load({"w": target}, tmp_path / "w.safetensors")
+            got, good = target.double().flatten(), want.double()
+            assert torch.equal(got.isnan(), good.isnan())
+            assert same(target.flatten()[~good.isnan()], want[~good.isnan()])
+        assert not gaps[:, :3].double().any()
+        assert not gaps[:, 4:66:2].double().any()
+
+
+@pytest.mark.parametrize("saved", NARROW, ids=str)
+def test_floats_that_are_only_read_are_not_written_by_a_cast(saved, tmp_path):
+    save_file({"w": torch.ones(256), "x": codes(saved)}, tmp_path / "w.safetensors")
+    for name, others in (
+        ("w", [saved]),
+        ("x", [each for each in (*NARROW, *INTS, torch.bool, torch.complex64) if each != saved]),
+    ):
+        for own in others:
+            target = {
+                name: torch.zeros(256, dtype=torch.uint8).view(own)
+                if own.itemsize == 1
+                else torch.zeros(256, dtype=own)
+            }
+            with pytest.raises(TypeError, match=f"{name} is {own}, in the checkpoint"):
+                load(target, tmp_path / "w.safetensors", strict=False)
+    target = {"x": codes(torch.uint8).view(saved)}
+    load(target, tmp_path / "w.safetensors", strict=False)
+    assert same(target["x"], codes(saved))  # of one dtype the bits stay
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [1 << 10, 1 << 26])
+@pytest.mark.parametrize("saved", NARROW, ids=str)
+def test_floats_that_are_only_read_reach_a_cuda_device(saved, size, tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "STAGING", size)
+    values = codes(saved, 4096)
+    save_file({"w": values, "plain": torch.arange(300.0)}, tmp_path / "w.safetensors")
+    for own in FLOATS:
+        target = {"w": torch.zeros(4096, dtype=own, device="cuda"), "plain": torch.zeros(300, dtype=own, device="cuda")}
+        load(target, tmp_path / "w.safetensors")
+        here = {name: torch.zeros(each.shape, dtype=own) for name, each in target.items()}
+        load(here, tmp_path / "w.safetensors")
+        for name, want in here.items():
+            number = ~want.double().isnan()
+            assert torch.equal(target[name].cpu().double().isnan(), ~number), own
+            assert same(target[name].cpu()[number], want[number]), own

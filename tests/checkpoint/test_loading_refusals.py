@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from tests.checkpoint.models import contents, deferred
 from tritonparam import load
+from tritonparam.checkpoint.errors import CheckpointError
 
 
 def test_names_of_one_side_are_an_error_that_lists_them(checkpoint, unchanged):
@@ -47,3 +48,39 @@ def test_bad_arguments(checkpoint, unchanged):
     for meta in (nn.Linear(2, 2, device="meta").weight, deferred().norm.weight):
         with pytest.raises(ValueError, match="'w' "):
             load({"w": meta}, path)
+
+
+LONG = "n" * 5000
+
+
+@pytest.mark.parametrize(
+    ("stored", "target", "options"),
+    [
+        ({f"{LONG}{number}": torch.ones(2) for number in range(20)}, {f"{LONG}x": torch.zeros(2)}, {}),
+        ({LONG: torch.ones(2)}, {LONG: torch.zeros(3)}, {}),
+        ({LONG: torch.ones([1] * 500)}, {LONG: torch.zeros(3)}, {}),
+        ({LONG: torch.ones(2)}, {LONG: torch.zeros(2, dtype=torch.int32)}, {}),
+        ({LONG: torch.ones(2)}, {LONG: torch.zeros(1).expand(2)}, {}),
+        ({LONG: torch.ones(2), f"{LONG}x": torch.zeros(2)}, dict.fromkeys((LONG, f"{LONG}x"), torch.zeros(2)), {}),
+        ({LONG: torch.ones(2), "x": torch.ones(1)}, {LONG: (two := torch.zeros(2)), "x": two[:1]}, {}),
+        ({LONG: torch.ones(2)}, {"w": torch.zeros(2)}, {"mapping": lambda _: [LONG] * 1000}),
+        ({LONG: torch.ones(2)}, {"w": torch.zeros(2)}, {"mapping": [LONG]}),
+        ({LONG: torch.ones(2)}, {"w": torch.zeros(2)}, {"layouts": {LONG: 3}}),
+        ({LONG: torch.ones(2)}, {"w": torch.zeros(2)}, {"strict": LONG}),
+        ({LONG: torch.ones(2)}, {"w": torch.zeros(2), LONG: [0] * 10**6}, {}),
+    ],
+    ids=range(12),
+)
+def test_messages_are_short_whatever_the_names(stored, target, options, tmp_path):
+    save_file(stored, tmp_path / "w.safetensors")
+    with pytest.raises((ValueError, TypeError)) as caught:
+        load(target, tmp_path / "w.safetensors", **options)
+    assert len(str(caught.value)) < 1000
+    assert type(caught.value) in (ValueError, TypeError)
+
+
+def test_a_path_that_is_too_long_is_shown_shortly(tmp_path):
+    for path in (LONG, tmp_path / LONG, f"{LONG}.json"):
+        with pytest.raises(CheckpointError, match="cannot be read: File name too long") as caught:
+            load({}, path)
+        assert len(str(caught.value)) < 1000

@@ -55,6 +55,20 @@ def test_staging_refuses_what_does_not_fit():
         Staging(torch.device("cpu"), 256, pinned=False, event=Event).run([batch], None, lambda _: None)
 
 
+def test_what_is_widened_fits_the_buffers(monkeypatch):
+    """What a CUDA device does with dtypes that a plan does not cast, on the host."""
+    monkeypatch.setattr(Event, "log", [], raising=False)
+    source = torch.arange(240, dtype=torch.uint8).view(torch.float8_e5m2fnuz).view(5, 48)[:, ::2]
+    for own in (torch.float64, torch.float16, torch.float8_e4m3fn):
+        out, read, size = torch.zeros(5, 24, dtype=own), [], 64
+        batches = staging._widened([Move(out, source)], size // staging._WIDEST)
+        Staging(torch.device("cpu"), size, pinned=False, event=Event).run(batches, None, read.append)
+        want = source.to(torch.float32).to(own)
+        number = ~want.double().isnan()
+        assert same(out[number], want[number])
+        assert sum(read) == source.numel()
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [1 << 10, 1 << 26])
 def test_loading_to_a_cuda_device(size, checkpoint, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,3 +48,23 @@ def test_the_examples_are_the_models_they_are_named_after() -> None:
 
     counts = {"gpt2": 124_439_808, "llama-3.2-1b": 1_235_814_400, "tiny-llama": 311_872}
     assert {name: prepare(str(EXAMPLES / f"{name}.json")).parameters for name in counts} == counts
+
+
+def test_a_model_larger_than_memory_is_one_line(run: Run, tmp_path: Path) -> None:
+    """torch has no type of its own for the memory of a host."""
+    pytest.importorskip("transformers")
+    config = json.loads((EXAMPLES / "tiny-llama.json").read_text())
+    (tmp_path / "c.json").write_text(json.dumps(config | {"vocab_size": 10**12}))
+    code, out, err = run("init", tmp_path / "c.json", "--out", tmp_path / "m", "--device", "cpu")
+    assert (code, out) == (1, "")
+    assert err == "error: out of memory; a smaller --max-shard-size needs less, down to the largest tensor\n"
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_message_is_one_short_line_of_text(run: Run, tmp_path: Path) -> None:
+    """Whatever names it has from files: no escape sequence for the terminal, nothing without end."""
+    code, _, err = run("init", "\x1b[2J\u202e" + "x" * 5000, "--out", tmp_path / "m")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert len(err) < 1000
+    assert err.rstrip("\n").isprintable()

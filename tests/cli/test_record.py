@@ -31,7 +31,7 @@ def test_a_record_survives_json_exactly() -> None:
 
 
 def test_a_record_of_another_stream_is_refused() -> None:
-    digests = {each.name: "00" for each in job().entries}
+    digests = {each.name: "0" * 64 for each in job().entries}
     values = json.loads(record_text(job().settings, job().entries, digests))
     assert parse_record(values, Path("r.json")).entries == job().entries
     with pytest.raises(UsageError, match=r"r\.json: stream must be 1 .*got 99"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from tritonparam.initializer import (
     LecunUniform,
     Normal,
     One,
+    Orthogonal,
+    Sparse,
     TruncatedNormal,
     Uniform,
     VarianceScaling,
@@ -183,13 +186,40 @@ def test_bad_values_are_value_errors_and_count_no_tensor(make):
         lambda: initializer([""], [2]),
         lambda: initializer(None, [2]),
         lambda: initializer(Normal, [2]),
-        lambda: initializer("ones", "23"),
         lambda: initializer("ones", [2], float),
     ],
 )
 def test_wrong_types_are_type_errors(make):
     with pytest.raises(TypeError, match="got"):
         make()
+
+
+@pytest.mark.parametrize("shape", ["23", {2, 3}, 1j, object(), [2, "3"], [2.0], [True], [-1], torch.ones(2), range(2)])
+@pytest.mark.parametrize("init", ["ones", Tensor([1.0, 2.0])])
+def test_a_bad_shape_is_a_value_error_as_in_mindspore(init, shape):
+    with pytest.raises(ValueError, match=r"^shape must (be an int|hold ints)"):
+        initializer(init, shape)
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**5000), Fraction(10**400, 3)], ids=["int", "negative", "Fraction"])
+@pytest.mark.parametrize("kind", [Uniform, Normal, VarianceScaling, Orthogonal, Sparse, HeNormal])
+def test_a_number_beyond_every_float_is_a_value_error(kind, number):
+    with pytest.raises(ValueError, match=r"^\w+ must be a finite number.*, got .*(int of|Fraction)") as caught:
+        kind(number)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "bool"])
+def test_a_constant_beyond_every_float_is_a_value_error_or_true(dtype):
+    if dtype == "bool":
+        assert initializer(10**5000, [1], dtype).tolist() == [True]
+        return
+    with pytest.raises(ValueError, match="value must be"):
+        initializer(10**5000, [1], dtype)
+
+
+def test_a_fraction_is_a_constant():
+    assert initializer(Fraction(1, 4), [1]).tolist() == [0.25]
 
 
 def test_base_class_asks_for_a_law():

@@ -317,7 +317,7 @@ def test_slices_put_together_are_the_whole(init, dtype):
         ({"shape": (2, 2), "slice_index": -1}, ValueError),
         ({"shape": (2, 2), "slice_index": 1.0}, TypeError),
         ({"shape": (2, 2), "slice_index": True}, TypeError),
-        ({"shape": "4", "slice_index": 0}, TypeError),
+        ({"shape": "4", "slice_index": 0}, ValueError),
         ({"opt_shard_group": 3}, TypeError),
         ({"opt_shard_group": (0, 3)}, ValueError),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tritonparam import deferred_init, materialize
+from tritonparam import deferred_init, load, materialize, save
 
 
 @pytest.fixture
@@ -82,6 +82,49 @@ def test_what_no_name_decides_about_and_what_was_never_written_stays_deferred():
         seen += [torch.randn(2), torch.empty(2)]
     materialize(net)
     assert [each.is_meta for each in seen] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        lambda net: [parameter.data for parameter in net.parameters()],
+        lambda net: list(net.state_dict().values()),
+        lambda net: [net.weight.detach()[:1], net.bias.detach()],
+        lambda net: torch.optim.SGD([net.weight.data, net.bias.data]).param_groups[0]["params"],
+    ],
+    ids=["data", "state_dict", "views", "an optimizer"],
+)
+def test_what_else_shows_the_parameters_stays_with_them(kept):
+    with deferred_init():
+        net = nn.Linear(3, 2)
+        aliases = kept(net)
+    materialize(net)
+    for alias in aliases:
+        assert not alias.is_meta
+        alias.fill_(7)
+    assert net.weight[0].eq(7).all()
+    assert net.bias.eq(7).all()
+
+
+def test_a_write_that_nobody_saw_leaves_it_deferred_and_is_told(cached):
+    with deferred_init():
+        net = Rotary(cached, [])
+    cached(4)[0] = 5
+    with pytest.warns(UserWarning, match=r"a tensor of shape \(4,\) that no module holds was written to outside"):
+        materialize(net)
+    assert cached(4).is_meta
+
+
+def test_a_load_makes_them_real_too(cached, tmp_path):
+    save(Rotary(cached, []), tmp_path / "saved")
+    cached.cache_clear()
+    with deferred_init():
+        net = Rotary(cached, [])
+        kept = net.table.data
+    load(net, tmp_path / "saved")
+    assert cached(4).tolist() == [0, 0.25, 0.5, 0.75]
+    kept.fill_(7)
+    assert net.table.eq(7).all()
 
 
 def test_nothing_is_looked_for_where_nothing_is_left(monkeypatch):

@@ -62,6 +62,8 @@ def kind(make):
         (lambda deferred, _: nn.Parameter(torch.randn(4000) * (1 + deferred)), DIFFERS),
         (lambda deferred, _: nn.Parameter(torch.randn(4000) + deferred), DIFFERS),
         (lambda deferred, _: nn.Parameter(torch.ones(4) + 1e-7 * deferred), DIFFERS),
+        (lambda deferred, _: nn.Buffer(torch.zeros(4) * (-1 if deferred else 1)), DIFFERS),
+        (lambda deferred, _: nn.Buffer(torch.zeros(4) * (-1j if deferred else 1j)), DIFFERS),
         (lambda deferred, _: nn.Parameter(torch.ones(4), requires_grad=deferred), DIFFERS),
         (lambda deferred, _: nn.Parameter(torch.ones(4, dtype=torch.float64 if deferred else None)), DIFFERS),
         (lambda deferred, _: nn.Buffer(torch.ones(4)) if deferred else nn.Parameter(torch.ones(4)), DIFFERS),

@@ -316,3 +316,21 @@ def test_a_call_that_raises_changes_nothing_of_what_is_connected():
     assert module.kept.kept[0] is tensors[0]
     assert module.kept.w.grad.tolist() == [[2.0] * 3] * 4
     assert module.script(torch.ones(1, 2)).shape == (1, 2)
+
+
+def test_hooks_of_a_tensor_that_gradients_flow_through_are_called():
+    def build():
+        module = nn.Module()
+        module.w = nn.Parameter(torch.arange(2.0))
+        module.derived = module.w * 3
+        module.handle = module.derived.register_hook(lambda gradient: gradient * 10)
+        return module
+
+    with deferred_init():
+        module = build()
+    materialize(module)
+    module.derived.sum().backward(retain_graph=True)
+    assert module.w.grad.tolist() == [30, 30]
+    module.handle.remove()
+    module.derived.sum().backward()
+    assert module.w.grad.tolist() == [33, 33]

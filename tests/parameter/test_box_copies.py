@@ -1,5 +1,6 @@
 """copy_slices against a model in NumPy: random boxes, casts, and memory that is read and written at once."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -286,6 +287,7 @@ def test_source_that_fails_while_it_is_drawn_has_written_nothing():
 
 
 BOX = Box((0, 0), (2, 2))
+HALF = SimpleNamespace(offsets=(0, 0), sizes=(2, 2.5))
 
 
 @pytest.mark.parametrize(
@@ -301,7 +303,7 @@ BOX = Box((0, 0), (2, 2))
         (torch.zeros(4, 4), [[1]], [BOX], TypeError, "src must be .* NumPy array, got"),
         (torch.zeros(4, 4), torch.ones(4, 4), [(0, 2)], TypeError, "boxes must be a Box, or have offsets"),
         (torch.zeros(4, 4), torch.ones(4, 4), [(BOX,)], TypeError, "pairs of boxes, got .* at 0"),
-        (torch.zeros(4, 4), torch.ones(4, 4), [Box((0, 0), (2, 2.5))], TypeError, "boxes must be a Box"),
+        (torch.zeros(4, 4), torch.ones(4, 4), [HALF], TypeError, "boxes must be a Box"),
         (torch.zeros(4, 4), torch.ones(4, 4), [BOX, Box((3, 0), (2, 2))], ValueError, r"lie in dst of .* at 1"),
         (torch.zeros(4, 4), torch.ones(4, 4), [Box((0, -1), (2, 2))], ValueError, "lie in dst"),
         (torch.zeros(4, 4), torch.ones(4, 4), [Box((0,), (2,))], ValueError, "lie in dst"),

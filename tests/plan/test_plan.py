@@ -224,7 +224,7 @@ def test_compiled_kernels_refuse_the_host(monkeypatch: pytest.MonkeyPatch) -> No
         (lambda: Normal(0.0, -1.0), "std must be >= 0, got -1.0"),
         (lambda: Normal(math.nan, 1.0), "mean must be a finite float32 number, got nan"),
         (lambda: Normal(0.0, 1e38), "mean and std must keep every value in float32"),
-        (lambda: Normal(0, 10**400), "std must be a finite float32 number, got 1000"),
+        (lambda: Normal(0, 10**400), "std must be a finite float32 number, got <int of 1329 bits>"),
         (lambda: Uniform(1.0, 0.0), "low must not be above high"),
         (lambda: Uniform(-3e38, 3e38), r"high - low must be at most 2\*\*127"),
         (lambda: TruncatedNormal(0.0, 0.0), "std must be > 0"),

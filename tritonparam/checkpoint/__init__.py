@@ -5,6 +5,7 @@ What a checkpoint is to hold before there is a model, and whether it holds that,
 
 from __future__ import annotations
 
+from tritonparam.checkpoint.disk import PartialFolder, check_target, replace_file, write_file
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
 from tritonparam.checkpoint.files import (
     INDEX_NAME,
@@ -15,17 +16,20 @@ from tritonparam.checkpoint.files import (
     lay_out,
     read_chunks,
     read_header,
-    write_file,
 )
-from tritonparam.checkpoint.loading import LoadReport, load
-from tritonparam.checkpoint.partial_folder import PartialFolder, check_target, lock
+from tritonparam.checkpoint.format import METADATA_KEY
+from tritonparam.checkpoint.json_files import parse_json_object, read_json_object
+from tritonparam.checkpoint.loading import load
+from tritonparam.checkpoint.matching import LoadReport
 from tritonparam.checkpoint.progress import ProgressBar
 from tritonparam.checkpoint.saving import SaveReport, save
-from tritonparam.checkpoint.shards import in_groups, index_text, shard_names
-from tritonparam.checkpoint.units import dtype_name, format_size, parse_dtype, parse_size
+from tritonparam.checkpoint.shards import find_files, in_groups, index_text, shard_names
+from tritonparam.checkpoint.units import FLOAT_DTYPES, dtype_name, format_size, parse_dtype, parse_size
 
 __all__ = [
+    "FLOAT_DTYPES",
     "INDEX_NAME",
+    "METADATA_KEY",
     "RECORD_NAME",
     "CheckpointError",
     "Extent",
@@ -37,17 +41,20 @@ __all__ = [
     "check_target",
     "dtype_name",
     "encode_header",
+    "find_files",
     "format_size",
     "hash_tensor",
     "in_groups",
     "index_text",
     "lay_out",
     "load",
-    "lock",
     "parse_dtype",
+    "parse_json_object",
     "parse_size",
     "read_chunks",
     "read_header",
+    "read_json_object",
+    "replace_file",
     "save",
     "shard_names",
     "write_file",

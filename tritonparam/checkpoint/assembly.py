@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import stat
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonparam.checkpoint.errors import UsageError
-from tritonparam.checkpoint.files import write_file
-from tritonparam.checkpoint.partial_folder import PartialFolder, lock
+from tritonparam.checkpoint.disk import SAVE, PartialFolder, close_locks, hold, is_at, lock, shown, write_file
+from tritonparam.checkpoint.errors import CheckpointError, UsageError
+from tritonparam.checkpoint.json_files import read_json_object
 
 OPTION = "overwrite=True"
-_KIND = "save"
 _PATIENCE = 30.0  # seconds; others hold the lock for some file names only
 
 
 class Assembly(PartialFolder):
-    """The partial folder of several processes; its `state` says who is at work and who is done.
+    """The partial folder of several processes; its `state` says who is at work and who is done with which files.
 
     Args:
         out: The folder to make in the end.
@@ -35,7 +31,8 @@ class Assembly(PartialFolder):
     def __init__(self, out: Path, overwrite: bool, rank: int, world_size: int) -> None:
         super().__init__(out, overwrite, OPTION)
         self._rank, self._world_size = rank, world_size
-        self._alive: int | None = None
+        self._alive: list[int] = []
+        self._identity: dict[str, Any] | None = None
 
     def begin(self, identity: Mapping[str, Any], fresh: bool = False) -> None:
         """Take part in the save that the others are at, or begin one; what an earlier, unfinished one left goes.
@@ -47,34 +44,67 @@ class Assembly(PartialFolder):
         Raises:
             UsageError: Other work is unfinished here, or another process is at this process's part.
         """
-        text = json.dumps({_KIND: self._world_size, **identity}, sort_keys=True)
+        mine = {SAVE: self._world_size, **identity}
+        begun = self._marker("begun", self._rank)
         with self._locked():
             self.recover()
-            earlier = self.run.read_text(encoding="utf-8") if self.run.is_file() else None
-            again = self._marker("begun", self._rank).exists()
-            if earlier is not None and (fresh or again or earlier != text or self._is_cut_short()):
-                self._discard(earlier)
+            earlier = self.read_run()
+            fresh = fresh or self._world_size == 1 or begun.exists() or earlier != mine
+            if fresh or self._is_cut_short():
+                self.discard(free=earlier is None or SAVE in earlier)
             self.folder.mkdir(exist_ok=True)
-            write_file(self.run, [text.encode()])
-            begun = self._marker("begun", self._rank)
-            begun.touch()
-            self._alive = lock(begun)
+            write_file(self.run, [json.dumps(mine, sort_keys=True).encode()])
+            self._identity = mine
+            write_file(begun, [])
+            hold(begun, self._alive)
 
-    def finish(self) -> bool:
-        """Say that this process's files are there; whether all are, and the folder has its name."""
+    def finish(self, names: Iterable[str]) -> bool:
+        """Say that the files `names` of this process are there; whether all are, and the folder has its name.
+
+        Raises:
+            UsageError: `out` may not be replaced, or a file is there that no process of this save wrote.
+            CheckpointError: Another save has discarded this one, or a file is missing.
+            OSError: The disk refuses.
+        """
         with self._locked():
-            self._marker("done", self._rank).touch()
+            if not self._is_mine():
+                self.remove_if_empty()
+                raise CheckpointError(
+                    f"{shown(self.root)}: another process has discarded what this save wrote; save again"
+                )
+            write_file(self._marker("done", self._rank), [json.dumps({"files": sorted(names)}).encode()])
             self.release()
-            if not all(self._marker("done", rank).exists() for rank in range(self._world_size)):
+            done = [self._marker("done", rank) for rank in range(self._world_size)]
+            if not all(each.exists() for each in done):
                 return False
-            self.publish()
+            self.publish(name for each in done for name in _files(each))
         return True
 
     def release(self) -> None:
         """Be at work no more."""
-        if self._alive is not None:
-            os.close(self._alive)
-            self._alive = None
+        close_locks(self._alive)
+
+    def abandon(self) -> None:
+        """Leave nothing of a save of one process that failed; several may still be at work, or find it cut short."""
+        if self._world_size > 1:
+            return
+        if self._identity is None:
+            self.tidy()
+            return
+        with contextlib.suppress(CheckpointError, OSError), self._locked():
+            mine = self._is_mine()
+            self.release()
+            if mine:
+                with contextlib.suppress(UsageError):
+                    self.recover()
+                self.discard(free=True, mine=True)
+            self.remove_if_empty()
+
+    def _is_mine(self) -> bool:
+        """Whether no other save has begun anew meanwhile."""
+        begun = self._marker("begun", self._rank)
+        there = is_at(self._alive[0], begun) if self._alive else begun.exists()
+        return there and self.read_run() == self._identity
 
     def _marker(self, what: str, rank: int) -> Path:
         return self.state / f"{what}-{rank:05}"
@@ -89,58 +119,30 @@ class Assembly(PartialFolder):
                     continue
                 if held is None:
                     return False  # the system cannot tell
-                os.close(held)
+                close_locks([held])
                 return True
         return False
-
-    def _discard(self, earlier: str) -> None:
-        """Remove what an unfinished run left, if nobody is at it."""
-        try:
-            is_save = _KIND in json.loads(earlier)
-        except (ValueError, TypeError):
-            is_save = False
-        if not is_save and not self.overwrite:
-            raise UsageError(f"{self.root} holds an unfinished run; finish it, delete it or use {OPTION}")
-        for begun in self.state.glob("begun-*"):
-            held = lock(begun)  # raises where that process is alive
-            if held is not None:
-                os.close(held)
-        self.clear()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep all others from looking at the folder meanwhile."""
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            with contextlib.suppress(OSError):  # one look: it may be published meanwhile
-                if not stat.S_ISDIR(self.root.stat().st_mode):
-                    raise UsageError(f"{self.root} is in the way and is not a folder")
-            try:
-                self.root.mkdir(parents=True, exist_ok=True)
-                held = lock(self.root)
-            except FileNotFoundError:
-                continue  # it was published just now
-            except UsageError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-                continue
-            if held is None or _is_at(held, self.root):
-                break
-            os.close(held)
         try:
-            if not self.state.is_dir() and any(self.root.iterdir()):
-                raise UsageError(f"{self.root} is in the way and was not made by a save")
-            self.state.mkdir(exist_ok=True)
+            self.take(_PATIENCE)
             yield
         finally:
-            if held is not None:
-                os.close(held)
+            self.let_go()
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether `path` is still what was opened as `descriptor`."""
+def _files(done: Path) -> list[str]:
+    """What a process says that it wrote.
+
+    Raises:
+        UsageError: It was no process of ours that says so.
+    """
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        names = read_json_object(done).get("files")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{shown(done)} is not of a save: {error}; delete the folder and save again") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"{shown(done)} is not of a save: it lists no files; delete the folder and save again")
+    return names

@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import itertools
 import json
 import math
+import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
+from tritonparam._arguments import shown
 from tritonparam.checkpoint.errors import CheckpointError
+from tritonparam.checkpoint.format import (
+    BITS,
+    CODES,
+    DTYPES,
+    METADATA_KEY,
+    Row,
+    held_shape,
+    named_shape,
+    parse_header,
+)
+from tritonparam.checkpoint.json_files import open_regular
 
 CHUNK = 1 << 24
 INDEX_NAME = "model.safetensors.index.json"
 WHOLE_NAME = "model.safetensors"
 RECORD_NAME = "tritonparam.json"  # of what `tritonparam init` wrote
-METADATA_KEY = "__metadata__"
-_CODES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
-    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
-    torch.float8_e8m0fnu: "F8_E8M0",
-    torch.complex64: "C64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-_DTYPES = {code: dtype for dtype, code in _CODES.items()}
 _MAX_HEADER = 100_000_000
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class Extent(NamedTuple):
@@ -69,7 +60,7 @@ def lay_out(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> dict[st
     """The extents of `tensors` (name -> dtype, shape) in one file: widest first, then by name: so all are aligned.
 
     Raises:
-        CheckpointError: safetensors has no code for a dtype.
+        CheckpointError: safetensors has no code for a dtype, or for a tensor of it without dimensions.
 
     Examples:
         >>> extents = lay_out({"a": (torch.float16, (3,)), "b": (torch.float32, (2, 2))})
@@ -79,8 +70,12 @@ def lay_out(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> dict[st
     extents: dict[str, Extent] = {}
     start = 0
     for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (-item[1][0].itemsize, item[0])):
-        if dtype not in _CODES:
-            raise CheckpointError(f"safetensors cannot hold the dtype {dtype} of {name!r}")
+        try:
+            if dtype not in CODES:
+                raise ValueError("it has no code for it")
+            named_shape(dtype, shape)
+        except ValueError as error:
+            raise CheckpointError(f"safetensors cannot hold the dtype {dtype} of {shown(name)}: {error}") from None
         extents[name] = Extent(dtype, tuple(shape), start)
         start += extents[name].nbytes
     return extents
@@ -94,7 +89,8 @@ def encode_header(extents: Mapping[str, Extent], metadata: Mapping[str, str] | N
     table: dict[str, object] = {METADATA_KEY: {"format": "pt", **(metadata or {})}}
     for name, extent in extents.items():
         offsets = [extent.start, extent.start + extent.nbytes]
-        table[name] = {"dtype": _CODES[extent.dtype], "shape": list(extent.shape), "data_offsets": offsets}
+        shape = list(named_shape(extent.dtype, extent.shape))
+        table[name] = {"dtype": CODES[extent.dtype], "shape": shape, "data_offsets": offsets}
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
@@ -108,53 +104,72 @@ class Header:
         extents: Where each tensor lies, by name.
         begin: Where in the file the tensors' bytes begin.
         metadata: The strings kept beside the tensors.
+        unreadable: Why a tensor cannot be had in torch, by the name of each that lies there and cannot.
     """
 
     extents: dict[str, Extent]
     begin: int
     metadata: dict[str, str]
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def read_header(path: Path) -> Header:
-    """The header of the file at `path`.
+    """The header of the file at `path`, which has to be as the format says: no key twice, no hole, nothing behind.
 
     Raises:
         CheckpointError: It is not a whole safetensors file.
+        OSError: It cannot be read, or is no regular file.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
-            if length > _MAX_HEADER:
-                raise ValueError(f"a header of {length} bytes")
-            table = json.loads(file.read(length))
-        metadata = table.pop(METADATA_KEY, None) or {}
-        if not isinstance(metadata, dict):
-            raise ValueError(f"its {METADATA_KEY} is no JSON object")
-        extents = {name: _extent(name, row) for name, row in table.items()}
+            if size < 8 or length > min(_MAX_HEADER, size - 8):
+                raise ValueError(
+                    f"its header must end within its {size} bytes and have at most {_MAX_HEADER}, got {length}"
+                )
+            text = file.read(length).decode()
+        rows, metadata = parse_header(text)
+        for name, row in rows.items():
+            _check_row(name, row)
         end = 0
-        for name in sorted(table, key=lambda name: table[name]["data_offsets"]):
-            start, after = table[name]["data_offsets"]
-            if start != end:
-                raise ValueError(f"{name!r} starts at byte {start} of the tensors, and what is before it ends at {end}")
-            end = after
-        if path.stat().st_size != 8 + length + end:
-            raise ValueError(f"it should have {8 + length + end} bytes and has {path.stat().st_size}")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
-    return Header(extents, 8 + length, metadata)
+        for name, row in sorted(rows.items(), key=lambda each: each[1].offsets):
+            if row.offsets[0] != end:
+                raise ValueError(
+                    f"{shown(name)} starts at byte {row.offsets[0]} of the tensors, and what is before it ends at {end}"
+                )
+            end = row.offsets[1]
+        if size != 8 + length + end:
+            raise ValueError(f"it should have {8 + length + end} bytes and has {size}")
+    except ValueError as error:
+        hint = ". It may be a pickle, which is not read: reading one runs code" if path.suffix in _PICKLES else ""
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}{hint}") from None
+    extents: dict[str, Extent] = {}
+    unreadable: dict[str, str] = {}
+    for name, row in rows.items():
+        dtype = DTYPES.get(row.code)
+        try:
+            if dtype is None:
+                raise ValueError("torch has no such dtype")
+            extents[name] = Extent(dtype, held_shape(dtype, row.shape), row.offsets[0])
+        except ValueError as error:
+            unreadable[name] = f"{row.code}: {error}"
+    return Header(extents, 8 + length, metadata, unreadable)
 
 
-def _extent(name: str, row: Mapping[str, Any]) -> Extent:
-    dtype, sizes, (start, end) = _DTYPES.get(row["dtype"]), tuple(row["shape"]), row["data_offsets"]
-    if dtype is None:
-        raise ValueError(f"{name!r} has the dtype {row['dtype']!r}, which is none of {', '.join(_DTYPES)}")
-    for number in (start, *sizes):
-        if type(number) is not int or number < 0:
-            raise ValueError(f"the shape or the offsets of {name!r} are not ints >= 0")
-    extent = Extent(dtype, sizes, start)
-    if end != start + extent.nbytes:
-        raise ValueError(f"the offsets of {name!r} do not match its shape")
-    return extent
+def _check_row(name: str, row: Row) -> None:
+    """Refuse offsets that are not those of the dtype and shape."""
+    bits = BITS.get(row.code)
+    if bits is None:
+        raise ValueError(f"{shown(name)} has the dtype {shown(row.code)}, which is none of {', '.join(BITS)}")
+    if len(row.offsets) != 2 or row.offsets[0] > row.offsets[1]:
+        raise ValueError(f"the data_offsets of {shown(name)} must be a start and an end, got {row.offsets[:8]}")
+    size = math.prod(row.shape) * bits
+    if (not size or size >> 64) and max(itertools.accumulate((*row.shape, bits), operator.mul)) >> 64:
+        raise ValueError(f"{shown(name)} must have a shape whose sizes can be counted, got {row.shape[:8]}")
+    start, end = row.offsets
+    if size != 8 * (end - start):
+        raise ValueError(f"{shown(name)} is {size} bits by its shape and dtype, and {end - start} bytes by its offsets")
 
 
 def read_chunks(path: Path, start: int, size: int) -> Iterator[bytearray]:
@@ -162,8 +177,9 @@ def read_chunks(path: Path, start: int, size: int) -> Iterator[bytearray]:
 
     Raises:
         CheckpointError: The file ends before.
+        OSError: It cannot be read, or is no regular file.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(start)
         while size:
             data = bytearray(min(CHUNK, size))
@@ -179,45 +195,3 @@ def hash_tensor(path: Path, begin: int, extent: Extent) -> str:
     for data in read_chunks(path, begin + extent.start, extent.nbytes):
         digest.update(data)
     return digest.hexdigest()
-
-
-def write_file(path: Path, parts: Iterable[bytes | memoryview], advance: Callable[[int], None] | None = None) -> None:
-    """Write `parts` to `path` so that it holds either all of them, safe on the disk, or what it held before.
-
-    Args:
-        path: The file; its folder exists.
-        parts: What to write, in order. Each is written before the next is asked for, so they may be of one buffer.
-        advance: Called with the number of bytes of each chunk written.
-
-    Raises:
-        OSError: The disk refuses; it names the file.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb", buffering=0) as file:
-            for part in parts:
-                view = memoryview(part)
-                while view:
-                    written = file.write(view[:CHUNK])
-                    view = view[written:]
-                    if advance is not None:
-                        advance(written)
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) and error.filename is None:  # a refused write does not say what was written
-            error.filename = str(path)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` safe on the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -3,52 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from tritonparam.checkpoint.casts import goes_into
-from tritonparam.checkpoint.errors import CheckpointError
+from tritonparam._arguments import got
+from tritonparam.checkpoint.disk import as_path
+from tritonparam.checkpoint.matching import LoadReport, Match, check_landing
 from tritonparam.checkpoint.pending import pending_of
 from tritonparam.checkpoint.progress import ProgressBar, check_progress
-from tritonparam.checkpoint.staging import Move, move
-from tritonparam.checkpoint.stored import Checkpoint, StoredTensor
-from tritonparam.checkpoint.targets import Layouts, Renaming, Slot, Target, lay_slots, listed, rename, slots_of
+from tritonparam.checkpoint.staging import move
+from tritonparam.checkpoint.stored import Checkpoint
+from tritonparam.checkpoint.targets import Layouts, Renaming, Target, lay_slots, slots_of
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module import note_loaded, recording_paused
-from tritonparam.plan import check_memory, check_writable, named_device, resolve_backend
+from tritonparam.plan import named_device, resolve_backend
 from tritonparam.stream import Generator
 from tritonparam.tensor import REALIZING
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What `load` did, by name.
-
-    Attributes:
-        loaded: Tensors that have the values of the checkpoint.
-        initialized: Tensors that were lazy or deferred, are not in the checkpoint, and were drawn instead.
-        kept: Tensors that were real, are not in the checkpoint, and are as before.
-        unexpected: Names of the checkpoint that nothing here goes by.
-
-    Examples:
-        >>> print(LoadReport(("a", "b"), ("head.weight",), (), ()))
-        2 loaded, 1 initialized: head.weight
-    """
-
-    loaded: tuple[str, ...]
-    initialized: tuple[str, ...]
-    kept: tuple[str, ...]
-    unexpected: tuple[str, ...]
-
-    def __str__(self) -> str:
-        rest = {"initialized": self.initialized, "kept": self.kept, "unexpected": self.unexpected}
-        told = [f"{len(names)} {what}: {listed(names)}" for what, names in rest.items() if names]
-        return f"{len(self.loaded)} loaded" + (", " if told else "") + "; ".join(told)
 
 
 def load(
@@ -75,17 +46,18 @@ def load(
     Floats are cast to the dtype here, whichever it is; integers and bools where that can lose nothing.
 
     Of a module, parameters and persistent buffers are expected in a checkpoint. Non-persistent buffers that are
-    deferred get the values that `materialize` would have given them. One name of a tied tensor is enough.
+    deferred get the values that `materialize` would have given them. One name of a tied tensor is enough; where a
+    checkpoint has several, their values have to be the same.
 
     Args:
         target: A torch.nn.Module, real, built inside `deferred_init`, or partly so; a Parameter, or an iterable of
             Parameters; or a mapping from names to Parameters and torch tensors. Of a DTensor, the local tensor is
             loaded; of a real Parameter, its `box`.
-        path: A safetensors file; a folder with `model.safetensors`, with `model.safetensors.index.json` and its files,
-            or with the shards that `save` or torch.distributed.checkpoint's HuggingFaceStorageWriter wrote; or such an
-            index.
-        strict: Whether names that only one side has are an error. If not, lazy and deferred tensors that the checkpoint
-            lacks get the values that `init_data` or `materialize` would have given them, and real ones stay.
+        path: A safetensors file; an index; or a folder with `model.safetensors`, with an index and its files, or with
+            the shards that `save` or torch.distributed.checkpoint's HuggingFaceStorageWriter wrote.
+        strict: Whether names that only one side has are an error, and different values for the names of one tensor. If
+            not, lazy and deferred tensors that the checkpoint lacks get the values that `init_data` or `materialize`
+            would have given them, real ones stay, and of several names the first counts.
         mapping: From a name here to its name in the checkpoint: a mapping, in which names that stay may be left out, or
             a function.
         layouts: Which box of it a lazy Parameter becomes: a layout as for `Parameter.init_data`, or a Box, for all; or
@@ -105,9 +77,11 @@ def load(
         What became of which tensor.
 
     Raises:
-        TypeError: An argument has none of these types, or a dtype does not go into the one here.
-        ValueError: Names are missing or unexpected and strict is True, shapes differ, mapping gives two tensors one
-            name, a layout does not go with its tensor, or an argument is out of range.
+        TypeError: An argument has none of these types, or a dtype does not go into the one here, or torch has none for
+            it.
+        ValueError: Names are missing or unexpected or their values differ and strict is True, shapes differ, mapping
+            gives two tensors one name, a layout does not go with its tensor, two tensors to load overlap, one lies in
+            memory that cannot be written or in a file that is read, or an argument is out of range.
         tritonparam.checkpoint.CheckpointError: A file is missing, damaged or contradicts another one, or no file
             has a box; it names the file, or tensor and box.
         RuntimeError: Something outside holds on to a lazy or deferred tensor so that it cannot become real.
@@ -128,9 +102,10 @@ def load(
         2 loaded torch.bfloat16
     """
     if not isinstance(strict, bool):
-        raise TypeError(f"strict must be a bool, got {strict!r}")
+        raise TypeError(f"strict must be a bool, {got(strict)}")
     check_progress(progress)
     seed = Generator(seed).seed
+    where = as_path(path)
     wanted = float_dtype(dtype)
     with recording_paused(), torch.inference_mode(False), torch.no_grad(), contextlib.ExitStack() as files:
         with REALIZING:  # and not while files are read, for which other threads, and forks, would wait
@@ -140,15 +115,18 @@ def load(
             lay_slots(slots, layouts, rank)
             if device is not None:  # whether it is there matters where something is to be made on it
                 named_device(device)
-            stored = Checkpoint(Path(path))
+            stored = Checkpoint(where)
             files.callback(stored.close)
-            match = _Match(slots, stored, mapping, strict)
+            match = Match(slots, stored, mapping, strict)
             pending = pending_of(target, match.found, match.drawn, device, wanted, backend)
             match.check_dtypes(pending.dtypes)
             real = [(slot, slot.values) for slot in match.found if slot.values is not None]
             for each in {values.device for _, values in real}:
                 resolve_backend(each, backend)
-            last = match.moves(real)
+            written = match.written(real)
+            check_landing(written, stored.files)
+            last = match.moves(written)
+        match.check_ties()  # reads files
         with ProgressBar.of("loading", match.nbytes, progress) as bar:
             first = [match.moves(outs) for outs in pending.write(seed)]
             for moves in (*first, last):
@@ -158,93 +136,3 @@ def load(
             if isinstance(target, torch.nn.Module):
                 note_loaded(target, (name for slot, _ in real for name in slot.names))
         return match.report()
-
-
-class _Match:
-    """Which tensor of a checkpoint goes into which of a target; names, shapes and boxes have been compared.
-
-    Attributes:
-        found: The tensors to load, with what is stored of them.
-        drawn: Those without values that are not loaded.
-    """
-
-    def __init__(self, slots: Sequence[Slot], stored: Checkpoint, mapping: Renaming, strict: bool) -> None:
-        self._stored = stored
-        self.found: dict[Slot, StoredTensor] = {}
-        missing: list[Slot] = []
-        unexpected = dict(stored.tensors)
-        for slot, names in rename((slot for slot in slots if slot.expected), mapping).items():
-            there = [unexpected.pop(name) for name in names if name in unexpected]
-            if there:
-                self.found[slot] = there[0]
-            else:
-                missing.append(slot)
-        self._unexpected = tuple(unexpected)
-        if strict:
-            self._check_names(missing)
-        self._check_shapes()
-        self._check_cover()
-        others = (*missing, *(slot for slot in slots if not slot.expected))
-        self.drawn = [slot for slot in others if slot.values is None]
-        self._kept = [slot for slot in missing if slot.values is not None]
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes to read."""
-        return sum(tensor.dtype.itemsize * math.prod(slot.box.sizes) for slot, tensor in self.found.items())
-
-    def _check_names(self, missing: Iterable[Slot]) -> None:
-        sides = {"missing": [slot.name for slot in missing], "unexpected": self._unexpected}
-        told = "; ".join(f"{what} in it: {listed(names)}" for what, names in sides.items() if names)
-        if told:
-            raise ValueError(
-                f"{self._stored.path} does not have the names of target; {told}. With strict=False, what is missing is "
-                "initialized, or kept if it is real, and what is unexpected is left out"
-            )
-
-    def _check_shapes(self) -> None:
-        wrong = [
-            f"{slot.name} is of shape {slot.shape}, in the checkpoint of {tensor.shape}"
-            for slot, tensor in self.found.items()
-            if slot.shape != tensor.shape
-        ]
-        if wrong:
-            raise ValueError(f"{self._stored.path} has other shapes: {listed(wrong)}")
-
-    def _check_cover(self) -> None:
-        for slot, tensor in self.found.items():
-            lacking = tensor.uncovered(slot.box)
-            if lacking is not None:
-                raise CheckpointError(
-                    f"{self._stored.path} has only parts of {tensor.name!r}: no file has its {lacking}"
-                )
-
-    def check_dtypes(self, changed: Mapping[Slot, torch.dtype]) -> None:
-        """Refuse casts that are not made."""
-        wrong = []
-        for slot, tensor in self.found.items():
-            own = changed.get(slot, slot.dtype)
-            if not goes_into(tensor.dtype, own):
-                wrong.append(f"{slot.name} is {own}, in the checkpoint {tensor.dtype}")
-        if wrong:
-            raise TypeError(f"{self._stored.path} has dtypes that do not go into those here: {listed(wrong)}")
-
-    def moves(self, outs: Iterable[tuple[Slot, torch.Tensor]]) -> list[Move]:
-        """What copies the values of each tensor, or of its box, to where they go."""
-        moves = []
-        for slot, out in outs:
-            try:
-                if not check_memory("target", out).is_contiguous():
-                    check_writable("target", out)
-            except ValueError as error:
-                raise ValueError(f"{slot.name} cannot be written to: {error}") from None
-            tensor = self.found[slot]
-            for saved, box in tensor.parts(slot.box):
-                source = self._stored.view(tensor, saved, box)
-                moves.append(Move(out if box.sizes == slot.box.sizes else box.within(slot.box).of(out), source))
-        return moves
-
-    def report(self) -> LoadReport:
-        """What became of which tensor, once all is done."""
-        loaded, drawn, kept = (tuple(slot.name for slot in slots) for slots in (self.found, self.drawn, self._kept))
-        return LoadReport(loaded, drawn, kept, self._unexpected)

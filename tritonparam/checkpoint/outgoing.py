@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from tritonparam._arguments import got, shown
 from tritonparam.checkpoint.files import INDEX_NAME, encode_header, lay_out
 from tritonparam.checkpoint.shards import in_groups, index_text, shard_names
 from tritonparam.checkpoint.stored import OFFSETS_KEY, SHAPE_KEY, SHARDING_KEY
@@ -63,12 +64,12 @@ class Team:
     def of(cls, slots: Iterable[Slot], rank: int | None, world_size: int | None) -> Team:
         """The team that saves what `slots` say, rank and world_size as for `save`."""
         if (rank is None) != (world_size is None):
-            raise ValueError(f"rank and world_size go together, got {rank!r} and {world_size!r}")
+            raise ValueError(f"rank and world_size go together, got {shown(rank)} and {shown(world_size)}")
         in_step = False
         if rank is not None and world_size is not None:
             for argument, value in (("rank", rank), ("world_size", world_size)):
                 if type(value) is not int:
-                    raise TypeError(f"{argument} must be an int, got {value!r} of type {type(value).__name__}")
+                    raise TypeError(f"{argument} must be an int, {got(value)}")
             if not 0 <= rank < world_size:
                 raise ValueError(f"rank must be in [0, world_size), got {rank} and {world_size}")
         elif torch.distributed.is_available() and torch.distributed.is_initialized():

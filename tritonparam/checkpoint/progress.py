@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tritonparam._arguments import shown
+
 LONG = 1_000_000_000  # bytes
 
 
@@ -63,4 +65,4 @@ def check_progress(progress: object) -> None:
         TypeError: It is something else.
     """
     if progress is not None and not isinstance(progress, bool):
-        raise TypeError(f"progress must be True, False or None, got {progress!r}")
+        raise TypeError(f"progress must be True, False or None, got {shown(progress)}")

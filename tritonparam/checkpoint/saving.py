@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from tritonparam._arguments import shown as briefly
 from tritonparam.checkpoint.assembly import OPTION, Assembly
+from tritonparam.checkpoint.disk import as_path, replace_file, shown, write_file
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
-from tritonparam.checkpoint.files import METADATA_KEY, sync_folder, write_file
+from tritonparam.checkpoint.format import METADATA_KEY
 from tritonparam.checkpoint.outgoing import ByteStream, Outgoing, Part, ShardFile, Team
 from tritonparam.checkpoint.progress import ProgressBar, check_progress
 from tritonparam.checkpoint.stored import SHARDING_KEY
@@ -70,9 +71,13 @@ def save(
 ) -> SaveReport:
     """Write `target` to safetensors files that `load`, transformers and torch's distributed checkpoint read.
 
-    The folder appears only when all of it is there; a save that is cut short leaves a folder beside it whose name ends
-    in ".partial", which the next one discards. Beside the tensors, memory holds one staging buffer of 32 MiB. Lazy
-    Parameters stay lazy: they are drawn one after the other, on the way.
+    The folder or file appears only when all of it is there. Until then the work is in a folder beside it whose name
+    ends in ".partial", or in a file whose name ends in ".tritonparam-partial". A save of one process that fails or is
+    interrupted removes it; the next save removes what one that was killed has left. What is replaced keeps its mode,
+    its owner where the system allows, and the symbolic links that lead to it.
+
+    Beside the tensors, memory holds one staging buffer of 32 MiB. Lazy Parameters stay lazy: they are drawn one after
+    the other, on the way.
 
     Tied tensors are written once, under their first name. A folder also has the `config.json` of a module that has a
     transformers configuration, so that `from_pretrained` takes it.
@@ -102,11 +107,12 @@ def save(
 
     Raises:
         TypeError: An argument has none of these types.
-        ValueError: A module is deferred (`materialize` it first), mapping gives two tensors one name or one that no
-            file can have, a tensor has no strided memory of its own, a size, rank or dtype is out of range, or a tensor
-            is a box and rank and world_size are unknown.
-        tritonparam.checkpoint.CheckpointError: `path` exists and may not be replaced, another process is writing
-            it, or safetensors has no such dtype.
+        ValueError: `path` is empty or has a NUL, a module is deferred (`materialize` it first), mapping gives two
+            tensors one name or one that no file can have, a tensor has no strided memory of its own, a size, rank or
+            dtype is out of range, or a tensor is a box and rank and world_size are unknown.
+        tritonparam.checkpoint.CheckpointError: `path` exists and may not be replaced or cannot be a folder or file,
+            another process is writing it, what lies where the work is done is not of a save, or safetensors has no
+            such dtype.
         OSError: The disk refuses. Then `path` is as before.
 
     Examples:
@@ -119,8 +125,8 @@ def save(
     """
     check_progress(progress)
     if not isinstance(overwrite, bool):
-        raise TypeError(f"overwrite must be a bool, got {overwrite!r}")
-    out, limit, kept = Path(path), _size(max_shard_size), _strings(metadata)
+        raise TypeError(f"overwrite must be a bool, got {briefly(overwrite)}")
+    out, limit, kept = as_path(path), _size(max_shard_size), _strings(metadata)
     cast = float_dtype(dtype)
     with recording_paused(), torch.inference_mode(False), torch.no_grad():
         with REALIZING:
@@ -130,7 +136,7 @@ def save(
         team = Team.of(slots, rank, world_size)
         one_file = out.suffix == ".safetensors"
         if one_file and not team.alone:
-            raise ValueError(f"path must be a folder where several processes save together, got {str(path)!r}")
+            raise ValueError(f"path must be a folder where several processes save together, got {briefly(str(path))}")
         part = Part({out.name: list(outgoing.values())}, {}) if one_file else Part.of(target, outgoing, team, limit)
         with ProgressBar.of("saving", part.nbytes, progress) as bar:
             if one_file:
@@ -140,22 +146,24 @@ def save(
 
 def _size(max_shard_size: int | str) -> int:
     if isinstance(max_shard_size, bool) or not isinstance(max_shard_size, (int, str)):
-        raise TypeError(f"max_shard_size must be an int or a string, got {max_shard_size!r}")
+        raise TypeError(f"max_shard_size must be an int or a string, got {briefly(max_shard_size)}")
     try:
         return parse_size(str(max_shard_size), "max_shard_size")
     except UsageError as error:
         raise ValueError(str(error)) from None
+    except ValueError:  # of an int that Python does not write out
+        raise ValueError(f"max_shard_size must be a size in bytes, got {briefly(max_shard_size)}") from None
 
 
 def _strings(metadata: Mapping[str, str] | None) -> dict[str, str]:
     if metadata is None:
         return {}
     if not isinstance(metadata, Mapping) or not all(isinstance(each, str) for row in metadata.items() for each in row):
-        raise TypeError(f"metadata must map strings to strings, got {metadata!r}")
+        raise TypeError(f"metadata must map strings to strings, got {briefly(metadata)}")
     if not all(_is_text(each) for row in metadata.items() for each in row):
-        raise ValueError(f"metadata must be text, got {metadata!r}")
+        raise ValueError(f"metadata must be text, got {briefly(metadata)}")
     if any(key in metadata for key in _RESERVED):
-        raise ValueError(f"metadata must not have the keys {', '.join(_RESERVED)}, got {metadata!r}")
+        raise ValueError(f"metadata must not have the keys {', '.join(_RESERVED)}, got {briefly(metadata)}")
     return dict(metadata)
 
 
@@ -172,16 +180,16 @@ def _check_real(slots: Iterable[Slot]) -> None:
 
 def _outgoing(slot: Slot, name: str, cast: torch.dtype | None) -> Outgoing:
     if name == METADATA_KEY or not _is_text(name):
-        raise ValueError(f"target must have names that a file can have, got {name!r}")
+        raise ValueError(f"target must have names that a file can have, got {briefly(name)}")
     dtype = cast if cast is not None and slot.dtype.is_floating_point else slot.dtype
     if slot.lazy is None:
         local = slot.values
         if local is None:
-            raise ValueError(f"target must have values, and {slot.name!r} has none")
+            raise ValueError(f"target must have values, and {briefly(slot.name)} has none")
         try:
             check_memory("target", local)
         except ValueError as error:
-            raise ValueError(f"{slot.name!r} cannot be saved: {error}") from None
+            raise ValueError(f"{briefly(slot.name)} cannot be saved: {error}") from None
         return Outgoing(name, dtype, slot.box, slot.shape, lambda: local)
     draft: Tensor = lazy_like(slot.lazy)
     return Outgoing(name, dtype, slot.box, slot.shape, lambda: _drawn(draft), drawn=True)
@@ -198,16 +206,8 @@ def _save_file(
     part: Part, out: Path, kept: Mapping[str, str], overwrite: bool, advance: Callable[[int], None]
 ) -> SaveReport:
     """Write the one file of `part` to `out`, which is as before until then."""
-    if out.is_dir():
-        raise UsageError(f"{out} exists and is a folder")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists; use {OPTION} to replace it")
     file = part.lay_out(kept, boxes=False)[out.name]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f"{out.name}.{uuid.uuid4().hex}")
-    write_file(draft, _parts(file), advance)
-    draft.replace(out)
-    sync_folder(out.parent)
+    replace_file(out, _parts(file), overwrite, OPTION, advance)
     return _report(part, out, True)
 
 
@@ -231,14 +231,17 @@ def _save_folder(
             write_file(assembly.folder / name, _parts(file), advance)
         for name, text in part.texts.items():
             write_file(assembly.folder / name, [text.encode()])
-        complete = assembly.finish()
+        complete = assembly.finish([*files, *part.texts])
+    except BaseException:
+        assembly.abandon()
+        raise
     finally:
         assembly.release()
         team.wait()
-        complete = not assembly.root.exists() if team.in_step else complete
+        complete = not assembly.folder.exists() if team.in_step else complete
         team.wait()  # only now may one of them begin the next save
     if team.in_step and not complete:
-        raise CheckpointError(f"{assembly.out} is not whole: another process could not write its part")
+        raise CheckpointError(f"{shown(assembly.out)} is not whole: another process could not write its part")
     return _report(part, out, complete)
 
 

@@ -1,12 +1,29 @@
-"""The files of a checkpoint: which tensors go into which, what the files are called, and the index that says so."""
+"""The files of a checkpoint: which tensors go into which, what they are called, the index, and how all are found."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol, TypeVar
 
-from tritonparam.checkpoint.files import WHOLE_NAME
+from tritonparam._arguments import shown
+from tritonparam.checkpoint.errors import CheckpointError
+from tritonparam.checkpoint.files import INDEX_NAME, WHOLE_NAME
+from tritonparam.checkpoint.json_files import read_json_object
+
+_SHARDS = "shard-*-model-*.safetensors"
+_NUMBERED = re.compile(r"-\d+-of-\d+")
+_MAX_CONTAINERS = 10_000  # arrays and objects in an index, which needs three
+_UNREAD = {
+    ".bin": "a pickle",
+    ".pt": "a pickle",
+    ".pth": "a pickle",
+    ".ckpt": "a pickle",
+    ".distcp": "of torch.distributed.checkpoint, partly pickled",
+    ".gguf": "of llama.cpp",
+}
 
 
 class Sized(Protocol):
@@ -52,3 +69,108 @@ def index_text(files: Mapping[str, str], parameters: int, nbytes: int) -> str:
     """The index of a checkpoint of several files: which file has which tensor."""
     metadata = {"total_parameters": parameters, "total_size": nbytes}
     return json.dumps({"metadata": metadata, "weight_map": dict(files)}, indent=2) + "\n"
+
+
+def find_files(path: Path, *, missing: bool = False) -> tuple[list[Path], dict[str, Path] | None]:
+    """The files of the checkpoint at `path`, and which of them has which tensor where an index says so.
+
+    Args:
+        path: A safetensors file, an index, or a folder, in which the first of these counts: `model.safetensors`, its
+            index, the only other index that is of no variant, the files of several processes, and all that are of no
+            variant.
+        missing: Whether a file that an index names may be missing.
+
+    Raises:
+        CheckpointError: There is none, an index cannot be read or names what is not beside it, or more than one index
+            could be meant.
+        OSError: The system refuses the path.
+    """
+    if path.is_dir():
+        if (path / WHOLE_NAME).exists():
+            return [path / WHOLE_NAME], None
+        index = _index_in(path)
+        if index is None:
+            return _files_in(path), None
+        path = index
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist")
+    if path.suffix != ".json":
+        return [path], None
+    weight_map = read_index(path)
+    for name, file in weight_map.items():
+        if not missing and not file.exists():
+            raise CheckpointError(f"{file} is missing: {path.name} says that it holds {shown(name)}")
+    return list(dict.fromkeys(weight_map.values())), weight_map
+
+
+def read_index(path: Path) -> dict[str, Path]:
+    """Which file, beside the index at `path`, has which tensor; whether it is there is not looked at.
+
+    Raises:
+        CheckpointError: It is no index, or names what is no file beside it.
+        OSError: It cannot be read, or is no regular file.
+    """
+    try:
+        weight_map = read_json_object(path, containers=_MAX_CONTAINERS).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ValueError("must have a weight_map, which says which file has which tensor")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not the index of a checkpoint: it {error}") from None
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not _is_plain(file):
+            raise CheckpointError(
+                f"{path} is not the index of a checkpoint: it must name files beside it, got "
+                f"{shown(file)} for {shown(name)}"
+            )
+    return {name: path.with_name(file) for name, file in weight_map.items()}
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it is the name of a file, and no way to another folder, on whatever system."""
+    return (
+        name not in ("", ".", "..") and not any(mark in name for mark in "/\\\0") and not re.match(r"[A-Za-z]:", name)
+    )
+
+
+def _index_in(folder: Path) -> Path | None:
+    """The index in `folder`, if there is one that counts."""
+    if (folder / INDEX_NAME).exists():
+        return folder / INDEX_NAME
+    ending = ".safetensors.index.json"
+    # What has a dot is of a variant, such as model.fp16.
+    found = sorted(each for each in folder.glob(f"*{ending}") if "." not in each.name.removesuffix(ending))
+    if len(found) > 1:
+        raise CheckpointError(f"{folder} has several indexes, {_names(found)}: name the one to read")
+    return found[0] if found else None
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The safetensors files in `folder`, without those of a variant of others that are there."""
+    found = sorted(folder.glob(_SHARDS))
+    if found:
+        return found
+    found = sorted(folder.glob("*.safetensors"))
+    bases = {_base(each) for each in found}
+    plain = [
+        each for each in found if not _base(each).rpartition(".")[0] or _base(each).rpartition(".")[0] not in bases
+    ]
+    if plain:
+        return plain
+    others = sorted(each for each in folder.iterdir() if each.suffix in _UNREAD)
+    if not others:
+        raise CheckpointError(f"{folder} has no safetensors files")
+    what = _UNREAD[others[0].suffix]
+    raise CheckpointError(
+        f"{folder} has no safetensors files, and {_names(others)} cannot be read: {others[0].name} is {what}. "
+        "Save it as safetensors, for example with save_pretrained of transformers"
+    )
+
+
+def _base(path: Path) -> str:
+    """The name that the files of one checkpoint have in common."""
+    return _NUMBERED.sub("", path.name.removesuffix(".safetensors"))
+
+
+def _names(paths: Sequence[Path], limit: int = 5) -> str:
+    more = f" and {len(paths) - limit} more" if len(paths) > limit else ""
+    return ", ".join(each.name[:100] for each in paths[:limit]) + more

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 
+from tritonparam.checkpoint.casts import WIDENED, widened
 from tritonparam.plan import Copy, Plan, cut_boxes
 
 STAGING = 1 << 26  # bytes of a staging buffer
 _STEP = 1 << 28  # bytes of a step of the progress bar on a host, where each takes its threads a start and a wait
+_WIDENED = 1 << 22  # elements that are widened on the host at a time
+_WIDEST = 8  # bytes of the widest float
 _ALIGNMENT = 16
 
 
@@ -18,16 +22,20 @@ class Move(Copy):
     """A Copy that is not checked, since who makes it has: `out` as `Copy` does, and `source` is memory of its own.
 
     `out` may be on another device than `source`, which is on the host; such a Move is for `Staging` to do.
+
+    Attributes:
+        nbytes: The bytes of a file that it stands for.
     """
 
-    __slots__ = ()
+    __slots__ = ("nbytes",)
 
-    def __init__(self, out: torch.Tensor, source: torch.Tensor) -> None:
+    def __init__(self, out: torch.Tensor, source: torch.Tensor, nbytes: int | None = None) -> None:
         self.out, self.source, self.backwards = out, source, ()
+        self.nbytes = source.nbytes if nbytes is None else nbytes
 
 
 def move(moves: Iterable[Move], backend: str | None = None, advance: Callable[[int], None] = lambda _: None) -> None:
-    """Do all moves; beside the results, memory is taken for the staging buffers of CUDA devices only.
+    """Do all moves; beside the results, memory is taken for CUDA devices' staging buffers, and for what is widened.
 
     Args:
         moves: No two of them write the same element.
@@ -38,15 +46,18 @@ def move(moves: Iterable[Move], backend: str | None = None, advance: Callable[[i
     for each in moves:
         by_device.setdefault(each.out.device, []).append(each)
     for device, group in by_device.items():
+        plain = [each for each in group if not _is_narrow(each)]
+        narrow = [each for each in group if _is_narrow(each)]
         if device.type == "cpu":
-            for batch in _batches(group, _STEP):
+            for batch in itertools.chain(_batches(plain, _STEP), _widened(narrow, _WIDENED)):
                 Plan(batch, backend).run()
                 advance(_nbytes(batch))
         else:
+            size = sum(_aligned(each.source.nbytes) for each in plain)
+            size = min(STAGING, size + sum(_aligned(_WIDEST * each.source.numel()) for each in narrow))
+            batches = itertools.chain(_batches(plain, size), _widened(narrow, min(_WIDENED, size // _WIDEST)))
             with torch.cuda.device(device):
-                Staging(device, min(STAGING, sum(_aligned(each.source.nbytes) for each in group))).run(
-                    _batches(group, STAGING), backend, advance
-                )
+                Staging(device, size).run(batches, backend, advance)
 
 
 class Staging:
@@ -111,12 +122,25 @@ def _cut(whole: Move, limit: int) -> Iterable[Move]:
     return (Move(box.of(whole.out), box.of(whole.source)) for box in boxes)
 
 
+def _is_narrow(move: Move) -> bool:
+    """Whether a plan has no cast for it."""
+    return move.source.dtype in WIDENED and move.out.dtype != move.source.dtype
+
+
+def _widened(moves: Iterable[Move], limit: int) -> Iterator[list[Move]]:
+    """Moves that a plan has no cast for, in pieces of at most `limit` elements, each with a source that it takes."""
+    for whole in moves:
+        for box in cut_boxes(whole.source.shape, limit):
+            out, source = box.of(whole.out), box.of(whole.source)
+            yield [Move(out, widened(source, out.dtype), source.nbytes)]
+
+
 def _aligned(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def _nbytes(batch: Iterable[Move]) -> int:
-    return sum(each.source.nbytes for each in batch)
+    return sum(each.nbytes for each in batch)
 
 
 def _packed(batch: Iterable[Move], buffer: torch.Tensor) -> list[tuple[int, int]]:

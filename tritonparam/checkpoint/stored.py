@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import operator
@@ -15,16 +14,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tritonparam._arguments import shown
+from tritonparam.checkpoint.disk import shown as shown_path
 from tritonparam.checkpoint.errors import CheckpointError
-from tritonparam.checkpoint.files import INDEX_NAME, WHOLE_NAME, Extent, read_header
-from tritonparam.plan import Box, view_of_array
+from tritonparam.checkpoint.files import Extent, read_header
+from tritonparam.checkpoint.json_files import open_regular, parse_json_object
+from tritonparam.checkpoint.shards import find_files
+from tritonparam.plan import Box, cut_boxes, view_of_array
 
 # Keys and names that torch.distributed.checkpoint's HuggingFaceStorageWriter writes.
 SHARDING_KEY = "DCP_SHARDING_INFO"
 OFFSETS_KEY = "saved_offsets"
 SHAPE_KEY = "global_shape"  # this package's own: without it, what is missing at the end cannot be told
-_SHARDS = "shard-*-model-*.safetensors"
+_CONTAINERS = 8  # arrays and objects for each tensor in what places it, which needs three
 _KEPT_OPEN = 64  # files
+_COMPARED = 1 << 20  # elements at a time
 
 
 class SavedBox(NamedTuple):
@@ -90,6 +94,8 @@ class Checkpoint:
     Attributes:
         path: That path.
         tensors: What is stored, by name.
+        unreadable: Why a tensor cannot be had in torch, by the name of each that is stored and cannot.
+        files: All its safetensors files.
 
     Raises:
         CheckpointError: There is none, a file is missing or damaged, or files contradict each other; it names the file.
@@ -98,21 +104,24 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.tensors: dict[str, StoredTensor] = {}
+        self.unreadable: dict[str, str] = {}
         self._open: dict[Path, npt.NDArray[np.uint8]] = {}
         try:
-            files, weight_map = _files(path)
+            self.files, weight_map = find_files(path)
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+            raise CheckpointError(f"{shown_path(path)} cannot be read: {error.strerror}") from None
         shapes: dict[str, tuple[int, ...]] = {}
-        for file in files:
+        for file in self.files:
             self._add(file, weight_map, shapes)
         for name, file in (weight_map or {}).items():
-            if name not in self.tensors:
-                raise CheckpointError(f"{file} does not hold {name!r}, as the index says")
+            if name not in self.tensors and name not in self.unreadable:
+                raise CheckpointError(f"{file} does not hold {shown(name)}, as the index says")
         for name, shape in shapes.items():
             tensor = self.tensors[name]
             if any(not each.box.lies_in(shape) for each in tensor.saved):
-                raise CheckpointError(f"{tensor.saved[0].path}: {name!r} is of shape {shape}, and another box is not")
+                raise CheckpointError(
+                    f"{tensor.saved[0].path}: {shown(name)} is of shape {shown(shape)}, and another box is not"
+                )
             tensor.shape = shape
 
     def view(self, tensor: StoredTensor, saved: SavedBox, box: Box) -> torch.Tensor:
@@ -126,9 +135,22 @@ class Checkpoint:
         dtype, sizes, data = tensor.dtype, saved.box.sizes, self._mapped(saved.path)
         count = math.prod(sizes)
         if saved.start + count * dtype.itemsize > len(data):
-            raise CheckpointError(f"{saved.path} has become shorter: {tensor.name!r} is not in it any more")
+            raise CheckpointError(f"{saved.path} has become shorter: {shown(tensor.name)} is not in it any more")
         whole = torch.frombuffer(data, dtype=dtype, count=count, offset=saved.start).resize_(size=sizes)
         return whole if box.sizes == sizes else box.within(saved.box).of(whole)
+
+    def same(self, one: StoredTensor, other: StoredTensor, box: Box) -> bool:
+        """Whether two tensors have one dtype and shape and, as far as both are stored, the same bytes in `box`."""
+        if (one.dtype, one.shape) != (other.dtype, other.shape):
+            return False
+        for first, part in one.parts(box):
+            for second, both in other.parts(part):
+                views = self.view(one, first, both), self.view(other, second, both)
+                for piece in cut_boxes(both.sizes, _COMPARED):
+                    left, right = (piece.of(view).reshape(-1).view(torch.uint8) for view in views)
+                    if not torch.equal(left, right):
+                        return False
+        return True
 
     def _mapped(self, path: Path) -> npt.NDArray[np.uint8]:
         data = self._open.get(path)
@@ -150,10 +172,12 @@ class Checkpoint:
             header = read_header(file)
         except OSError as error:
             raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
-        sharding = _sharding(file, header.metadata)
-        for name, extent in header.extents.items():
+        sharding = _sharding(file, header.metadata, len(header.extents))
+        for name in (*header.extents, *header.unreadable):
             if weight_map is not None and weight_map.get(name) != file:
-                raise CheckpointError(f"{file} holds {name!r}, and the index does not say so")
+                raise CheckpointError(f"{file} holds {shown(name)}, and the index does not say so")
+        self.unreadable |= header.unreadable
+        for name, extent in header.extents.items():
             dtype, sizes, start = extent
             offsets, ends, shape = (0,) * len(sizes), sizes, None
             if sharding is not None:
@@ -164,17 +188,22 @@ class Checkpoint:
             if tensor is None:
                 self.tensors[name] = StoredTensor(name, dtype, ends, [saved])
             elif sharding is None or tensor.dtype != dtype or len(ends) != len(tensor.shape):
-                raise CheckpointError(f"{file} and {tensor.saved[0].path} both hold {name!r}, and not as boxes of one")
+                raise CheckpointError(
+                    f"{file} and {tensor.saved[0].path} both hold {shown(name)}, and not as boxes of one: name the "
+                    "file to read"
+                )
             else:
                 tensor.shape = tuple(map(max, tensor.shape, ends))
                 tensor.saved.append(saved)
             if shape is not None and shapes.setdefault(name, shape) != shape:
-                raise CheckpointError(f"{file}: {name!r} is of shape {shape}, and elsewhere of {shapes[name]}")
+                raise CheckpointError(
+                    f"{file}: {shown(name)} is of shape {shown(shape)}, and elsewhere of {shown(shapes[name])}"
+                )
 
 
 def _map(path: Path) -> npt.NDArray[np.uint8]:
     """The bytes of the file at `path`, which stays open as long as they are looked at; torch takes them as writable."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return view_of_array(np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8))[0].numpy()
 
 
@@ -187,56 +216,34 @@ def _map_closed(path: Path) -> npt.NDArray[np.uint8]:
     return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8, device="cpu").numpy()
 
 
-def _files(path: Path) -> tuple[list[Path], dict[str, Path] | None]:
-    """The files of the checkpoint at `path`, and which of them has which tensor where an index says so."""
-    if path.is_dir():
-        if (path / WHOLE_NAME).is_file():
-            return [path / WHOLE_NAME], None
-        if not (path / INDEX_NAME).is_file():
-            found = sorted(path.glob(_SHARDS)) or sorted(path.glob("*.safetensors"))
-            if not found:
-                raise CheckpointError(f"{path} has no safetensors files")
-            return found, None
-        path = path / INDEX_NAME
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
-    if path.suffix != ".json":
-        return [path], None
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        files = {str(name): path.with_name(file) for name, file in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not the index of a checkpoint: {error}") from None
-    for name, file in files.items():
-        if not file.is_file():
-            raise CheckpointError(f"{file} is missing: {path.name} says that it holds {name!r}")
-    return list(dict.fromkeys(files.values())), files
-
-
-def _sharding(file: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """What `file` says about the places of its boxes; None where its tensors are whole."""
+def _sharding(file: Path, metadata: Mapping[str, str], count: int) -> dict[str, Any] | None:
+    """What `file`, of `count` tensors, says about the places of its boxes; None where its tensors are whole."""
     if SHARDING_KEY not in metadata:
         return None
     try:
-        sharding = json.loads(metadata[SHARDING_KEY])
-        if not isinstance(sharding, dict):
-            raise ValueError("no JSON object")
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{file}: its {SHARDING_KEY} cannot be read: {error}") from None
-    return sharding
+        return parse_json_object(metadata[SHARDING_KEY].encode(), containers=_CONTAINERS * (count + 1))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: its {SHARDING_KEY} cannot be read: it {error}") from None
 
 
 def _offsets_and_shape(
     file: Path, name: str, extent: Extent, sharding: Mapping[str, Any]
 ) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """Where the box of `name` starts, and the shape of the whole where the file says it."""
-    try:
-        row = sharding[name]
-        offsets = tuple(row[OFFSETS_KEY])
-        shape = tuple(row[SHAPE_KEY]) if SHAPE_KEY in row else None
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: its {SHARDING_KEY} does not place {name!r}: {error}") from None
-    for numbers in (offsets, shape or offsets):
-        if len(numbers) != len(extent.shape) or any(type(each) is not int or each < 0 for each in numbers):
-            raise CheckpointError(f"{file}: its {SHARDING_KEY} does not place {name!r}: {row!r}")
+    row = sharding.get(name)
+    keys = row if isinstance(row, dict) else {}
+    offsets, shape = (_numbers(keys.get(key), extent) for key in (OFFSETS_KEY, SHAPE_KEY))
+    if offsets is None or (shape is None and SHAPE_KEY in keys):
+        raise CheckpointError(
+            f"{file}: its {SHARDING_KEY} does not place {shown(name)}: {OFFSETS_KEY}, and {SHAPE_KEY} if it is there, "
+            f"must be lists of {len(extent.shape)} ints >= 0, got {shown(row)}"
+        )
     return offsets, shape
+
+
+def _numbers(values: object, extent: Extent) -> tuple[int, ...] | None:
+    """`values`, if they are a number for each dimension."""
+    if not isinstance(values, list) or len(values) != len(extent.shape):
+        return None
+    whole = all(type(each) is int and 0 <= each < 1 << 63 for each in values)
+    return tuple(values) if whole else None

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tritonparam._arguments import got, shown
 from tritonparam.module import Declaration, History, declared
 from tritonparam.parameter import Parameter, ParameterTuple
 from tritonparam.plan import Box
@@ -23,6 +24,7 @@ Target = (
 )
 Layout = tuple[Any, ...] | Box
 Layouts = Layout | Mapping[str, Layout] | None
+_LONGEST = 160  # characters of one thing that is listed; there is room for two, and for two such lists
 Renaming = Mapping[str, str] | Callable[[str], str] | None
 
 
@@ -79,7 +81,7 @@ def slots_of(target: Any) -> list[Slot]:
     if isinstance(target, (torch.Tensor, Tensor, str)) or not isinstance(target, Iterable):
         raise TypeError(
             "target must be a torch.nn.Module, a Parameter, an iterable of Parameters or a mapping from names to "
-            f"Parameters and torch tensors, got {target!r} of type {type(target).__name__}"
+            f"Parameters and torch tensors, {got(target)}"
         )
     members = ParameterTuple(target)
     return [_tensor_slot((each.name,), each) for each in {id(each): each for each in members}.values()]
@@ -90,8 +92,8 @@ def _mapped_slots(target: Mapping[Any, Any]) -> list[Slot]:
     for name, tensor in dict(target).items():  # a dict keeps them all, so that no two have one id
         if not isinstance(name, str) or not isinstance(tensor, (Tensor, torch.Tensor)):
             raise TypeError(
-                "target must map names to Parameters and torch tensors, got "
-                f"{name!r}: {tensor!r} of type {type(tensor).__name__}"
+                f"target must map names to Parameters and torch tensors, got {shown(name)}: {shown(tensor)} of type "
+                f"{type(tensor).__name__[:100]}"
             )
         slot = slots.get(id(tensor))
         if slot is None:
@@ -125,7 +127,7 @@ def _tensor_slot(names: tuple[str, ...], tensor: Tensor | torch.Tensor) -> Slot:
         what = (
             "is deferred: it goes with its module" if History.of(tensor) else "has no values: it is on the meta device"
         )
-        raise ValueError(f"target must hold tensors with values, and {names[0]!r} {what}")
+        raise ValueError(f"target must hold tensors with values, and {shown(names[0])} {what}")
     shape = tuple(tensor.shape)
     return Slot(names, shape, Box.whole(shape), tensor.dtype, values=tensor.detach())
 
@@ -143,10 +145,10 @@ def _dtensor_slot(names: tuple[str, ...], tensor: Any) -> Slot:
     try:
         box = mesh_box((mesh, placements), shape)
     except ValueError as error:
-        raise ValueError(f"target must hold boxes of tensors, and {names[0]!r} is none: {error}") from None
+        raise ValueError(f"target must hold boxes of tensors, and {shown(names[0])} is none: {error}") from None
     if tuple(local.shape) != box.sizes:
         raise ValueError(
-            f"target must hold DTensors cut as torch cuts them: that of {names[0]!r} has a local tensor of shape "
+            f"target must hold DTensors cut as torch cuts them: that of {shown(names[0])} has a local tensor of shape "
             f"{tuple(local.shape)}, not {box.sizes}"
         )
     first = all(not each.is_replicate() or not at for each, at in zip(placements, coordinate, strict=True))
@@ -163,7 +165,7 @@ def lay_slots(slots: Iterable[Slot], layouts: Any, rank: int | None) -> None:
     """
     if layouts is None:
         if rank is not None:
-            raise ValueError(f"rank goes with layouts; without them it must be None, got {rank!r}")
+            raise ValueError(f"rank goes with layouts; without them it must be None, got {shown(rank)}")
         return
     by_name = {name: slot for slot in slots for name in slot.names}
     if isinstance(layouts, Mapping):
@@ -177,11 +179,13 @@ def lay_slots(slots: Iterable[Slot], layouts: Any, rank: int | None) -> None:
         try:
             box = layout if isinstance(layout, Box) else box_of(layout, slot.shape, rank)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"layouts, for {slot.name!r}: {error}") from None
+            raise type(error)(f"layouts, for {shown(slot.name)}: {error}") from None
         if not box.lies_in(slot.shape):
-            raise ValueError(f"layouts must be boxes of {slot.name!r}, of shape {slot.shape}, got {box}")
+            raise ValueError(f"layouts must be boxes of {shown(slot.name)}, of shape {slot.shape}, got {shown(box)}")
         if (not isinstance(slot.lazy, Parameter) or not slot.is_whole) and box != slot.box:
-            raise ValueError(f"layouts must be for whole lazy Parameters; {slot.name!r} is none, and is not {box}")
+            raise ValueError(
+                f"layouts must be for whole lazy Parameters; {shown(slot.name)} is none, and is not {shown(box)}"
+            )
         slot.box = box
 
 
@@ -193,7 +197,7 @@ def rename(slots: Iterable[Slot], mapping: Any) -> dict[Slot, tuple[str, ...]]:
         ValueError: It gives two tensors one name.
     """
     if mapping is not None and not isinstance(mapping, Mapping) and not callable(mapping):
-        raise TypeError(f"mapping must be a mapping or a function from names to names, got {mapping!r}")
+        raise TypeError(f"mapping must be a mapping or a function from names to names, {got(mapping)}")
     renamed: dict[Slot, tuple[str, ...]] = {}
     owners: dict[str, Slot] = {}
     for slot in slots:
@@ -204,7 +208,8 @@ def rename(slots: Iterable[Slot], mapping: Any) -> dict[Slot, tuple[str, ...]]:
             if owner is not slot:
                 name = slot.names[names.index(other)]
                 raise ValueError(
-                    f"mapping must give tensors different names, got {other!r} for {owner.name!r} and {name!r}"
+                    f"mapping must give tensors different names, got {shown(other)} for {shown(owner.name)} and "
+                    f"{shown(name)}"
                 )
     return renamed
 
@@ -212,17 +217,23 @@ def rename(slots: Iterable[Slot], mapping: Any) -> dict[Slot, tuple[str, ...]]:
 def _renamed(name: str, mapping: Any) -> str:
     other = mapping.get(name, name) if isinstance(mapping, Mapping) else mapping(name)
     if not isinstance(other, str):
-        raise TypeError(f"mapping must give strings, got {other!r} for {name!r}")
+        raise TypeError(f"mapping must give strings, got {shown(other)} for {shown(name)}")
     return other
 
 
 def listed(names: Iterable[str], limit: int = 10) -> str:
-    """The first few of `names`, and how many more there are.
+    """The first few of `names`, as far as a message has room for them, and how many more there are.
 
     Examples:
         >>> listed(["a", "b", "c"], limit=2)
         'a, b and 1 more'
     """
     names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    told: list[str] = []
+    for each in names[:limit]:
+        name = each if len(each) <= _LONGEST else f"{each[:_LONGEST]}..."
+        if told and sum(map(len, told)) + len(name) > 2 * _LONGEST:
+            break
+        told.append(name)
+    more = f" and {len(names) - len(told)} more" if len(names) > len(told) else ""
+    return ", ".join(told) + more

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import torch
 
+from tritonparam._arguments import shown
 from tritonparam.checkpoint.errors import UsageError
 
 FLOAT_DTYPES = {
@@ -39,7 +41,7 @@ def parse_dtype(text: str, argument: str = "dtype") -> torch.dtype:
     """
     dtype = FLOAT_DTYPES.get(text.removeprefix("torch.").lower())
     if dtype is None:
-        raise UsageError(f"{argument} must be one of {', '.join(FLOAT_DTYPES)}, got {text!r}")
+        raise UsageError(f"{argument} must be one of {', '.join(FLOAT_DTYPES)}, got {shown(text)}")
     return dtype
 
 
@@ -65,9 +67,10 @@ def parse_size(text: str, argument: str = "size") -> int:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     unit = _UNITS.get(match[2].upper()) if match else None
-    if match is None or unit is None or (size := int(float(match[1]) * unit)) < 1:
-        raise UsageError(f"{argument} must be a positive size such as 5GB, 500MB, 2GiB or 4096, got {text!r}")
-    return size
+    size = float(match[1]) * unit if match and unit else 0.0
+    if not 1 <= size < math.inf:
+        raise UsageError(f"{argument} must be a positive size such as 5GB, 500MB, 2GiB or 4096, got {shown(text)}")
+    return int(size)
 
 
 def format_size(size: float) -> str:

@@ -6,6 +6,9 @@ that `load` and `save` do too is for `checkpoint`.
 
 from __future__ import annotations
 
-from tritonparam.cli.commands import app, main
+from tritonparam._interrupt import quiet_interrupt
+
+with quiet_interrupt():
+    from tritonparam.cli.commands import app, main
 
 __all__ = ["app", "main"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from tritonparam._interrupt import EXIT_CODE, INTERRUPTED
 from tritonparam._version import __version__
 
 app = typer.Typer(
@@ -18,6 +20,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_LONGEST = 980  # characters of a message
+_OUT_OF_MEMORY = re.compile("allocate memory|out of memory|Storage size calculation overflowed")
 SPEC_HELP = (
     "A Hugging Face config.json (of any name), a folder with one, package.module:callable returning a torch.nn.Module, "
     "or the tritonparam.json of an earlier run, to repeat it exactly."
@@ -61,6 +65,14 @@ def _app(
 def init(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_HELP, show_default=False)],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to make.", show_default=False)],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--callable",
+            metavar="NAME",
+            help="Only to repeat a record of package.module:callable: the same name again, which allows it to be run.",
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**64 - 1, help="The seed of every value. \\[default: 0]", metavar="N")
     ] = None,
@@ -102,7 +114,7 @@ def init(
     size = None if max_shard_size is None else parse_size(max_shard_size, "--max-shard-size")
     chosen = None if dtype is None else parse_dtype(dtype, "--dtype")
     where = check_device(device, backend)
-    job = prepare(spec, seed=seed, dtype=chosen, max_shard_size=size)
+    job = prepare(spec, target=target, seed=seed, dtype=chosen, max_shard_size=size)
     with ProgressBar("writing", job.nbytes, quiet=as_json) as progress:
         written = write_checkpoint(
             job, out, device=where, backend=backend, overwrite=overwrite, progress=progress.advance
@@ -154,13 +166,15 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to continue", 130)
+        _fail(INTERRUPTED, EXIT_CODE)
     except typer.Abort:
-        _fail("aborted", 130)
+        _fail("aborted", EXIT_CODE)
     except Exception as error:
         if debug:
             raise
         _fail(*_explain(error))
+    if code == EXIT_CODE:  # typer makes this of an interrupt
+        _fail(INTERRUPTED, EXIT_CODE)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -173,13 +187,18 @@ def _explain(error: Exception) -> tuple[str, int]:
         return message(), code
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 1
-    if isinstance(error, MemoryError):
-        return "out of memory; a smaller --max-shard-size needs less", 1
+    # torch has no type of its own for the memory of a host.
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
+        return "out of memory; a smaller --max-shard-size needs less, down to the largest tensor", 1
     return f"{type(error).__name__}: {error}; --debug shows where", 1
 
 
 def _fail(message: str, code: int) -> None:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    """Write one line that no terminal takes for more than text, and exit."""
+    line = " ".join(message.split())
+    line = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
+    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+    sys.stderr.write(f"error: {line}\n")
     sys.exit(code)
 
 

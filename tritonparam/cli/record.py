@@ -7,19 +7,50 @@ import importlib.metadata
 import json
 import math
 import platform
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tritonparam.checkpoint import UsageError, dtype_name
+from tritonparam.checkpoint import (
+    FLOAT_DTYPES,
+    METADATA_KEY,
+    CheckpointError,
+    UsageError,
+    dtype_name,
+    lay_out,
+    parse_json_object,
+    read_json_object,
+)
+from tritonparam.cli.record_checks import (
+    MOST_BYTES,
+    as_digest,
+    as_int,
+    as_ints,
+    as_mapping,
+    as_text,
+    as_texts,
+    check_inside,
+    check_size,
+    check_tiles,
+    check_versions,
+    check_view,
+    shown,
+)
 from tritonparam.module import BoxLaw
+from tritonparam.plan import Fill
 from tritonparam.stream import STREAM_VERSION, law_from_json, law_to_json
 
 RECORD_KEY = "tritonparam_record"
 RECORD_VERSION = 1
+FILES = ("config.json", "generation_config.json")  # what may lie beside the weights and is not made from the tensors
+CALLABLE = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
+_SETTINGS = ("spec", "seed", "dtype", "max_shard_size", "files", "versions")
+_ROW = ("kind", "aliases", "dtype", "shape", "initializer")
+_SPECIAL = ("inf", "-inf", "nan")
 
 
 @dataclass(frozen=True)
@@ -146,32 +177,82 @@ def _box_to_json(box: BoxLaw, origin: Origin | None) -> dict[str, Any]:
     return row
 
 
-def entry_from_json(name: str, row: Mapping[str, Any]) -> Entry:
-    """The tensor that `entry_to_json` described.
+def entry_from_json(name: str, row: object) -> Entry:
+    """The tensor that `entry_to_json` described; a sha256 in it is left to others.
 
     Raises:
-        ValueError, KeyError, TypeError: The object is not such a description.
+        ValueError: The object is not such a description, or one of no tensor that could be made.
     """
-    dtype = getattr(torch, row["dtype"], None)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"the dtype of {name!r} must be one of torch's, got {row['dtype']!r}")
-    boxes = row["initializer"]
-    laws: tuple[BoxLaw, ...] | None = None
-    origins: tuple[Origin | None, ...] = ()
-    if boxes is not None:
-        laws = tuple(
-            BoxLaw(tuple(box["offsets"]), tuple(box["sizes"]), law_from_json(_numbers(box["law"]))) for box in boxes
-        )
-        if any("origin" in box for box in boxes):
-            origins = tuple(_origin_from_json(box.get("origin")) for box in boxes)
-    return Entry(name, tuple(row["aliases"]), row["kind"], dtype, tuple(row["shape"]), laws, origins)
+    where = f"the tensor {shown(name)}"
+    if name in ("", METADATA_KEY):
+        raise ValueError(f"{where} must have a name that a file can have")
+    values = as_mapping(row, where, _ROW, ("sha256",))
+    dtype = _dtype_from_json(values["dtype"], f"the dtype of {where}")
+    shape = as_ints(values["shape"], f"the shape of {where}")
+    check_size(shape, dtype.itemsize, f"the shape of {where}")
+    aliases = as_texts(values["aliases"], f"the aliases of {where}")
+    kind = as_text(values["kind"], f"the kind of {where}", ("parameter", "buffer"))
+    pairs = _boxes_from_json(values["initializer"], dtype, shape, f"the initializer of {where}")
+    if pairs is None:
+        return Entry(name, aliases, kind, dtype, shape, None)
+    laws, origins = tuple(law for law, _ in pairs), tuple(origin for _, origin in pairs)
+    return Entry(name, aliases, kind, dtype, shape, laws, origins if any(origins) else ())
 
 
-def _origin_from_json(row: Mapping[str, Any] | None) -> Origin | None:
-    if row is None:
+def _dtype_from_json(value: object, where: str) -> torch.dtype:
+    name = as_text(value, where)
+    dtype = getattr(torch, name, None) if name.isidentifier() else None
+    if not isinstance(dtype, torch.dtype) or dtype_name(dtype) != name:
+        raise ValueError(f"{where} must be one of torch's, got {shown(name)}")
+    try:
+        lay_out({"": (dtype, ())})
+    except CheckpointError:
+        raise ValueError(f"{where} must be one that safetensors has, got {name}") from None
+    return dtype
+
+
+def _boxes_from_json(
+    rows: object, dtype: torch.dtype, shape: tuple[int, ...], where: str
+) -> list[tuple[BoxLaw, Origin | None]] | None:
+    if rows is None:
         return None
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-    return Origin(**fields)
+    if not isinstance(rows, list):
+        raise ValueError(f"{where} must be an array or null, got {shown(rows)}")
+    pairs = [_box_from_json(row, dtype, shape, where) for row in rows]
+    check_tiles([(box.offsets, box.sizes) for box, _ in pairs], shape, where)
+    return pairs
+
+
+def _box_from_json(row: object, dtype: torch.dtype, shape: tuple[int, ...], where: str) -> tuple[BoxLaw, Origin | None]:
+    values = as_mapping(row, f"a box of {where}", ("offsets", "sizes", "law"), ("origin",))
+    offsets = as_ints(values["offsets"], f"the offsets in {where}", len(shape))
+    sizes = as_ints(values["sizes"], f"the sizes in {where}", len(shape))
+    check_inside(offsets, sizes, shape, f"each box of {where}")
+    law = values["law"]
+    try:
+        as_text(as_mapping(law, "it", ("kind",), law).get("kind"), "its kind")
+        box = BoxLaw(offsets, sizes, law_from_json(_numbers(law)))
+        as_mapping(law, "it", law_to_json(box.law))
+        Fill(torch.empty(0, dtype=dtype), box.law)  # can it fill this dtype?
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"the law in {where} is none: {str(error)[:300]}") from None
+    if "origin" not in values:
+        return box, None
+    return box, _origin_from_json(values["origin"], box, shape, f"the origin in {where}")
+
+
+def _origin_from_json(row: object, box: BoxLaw, shape: tuple[int, ...], where: str) -> Origin:
+    values = as_mapping(row, where, [each.name for each in fields(Origin)])
+    sizes = as_ints(values["sizes"], f"the sizes of {where}")
+    strides, source, offsets = (
+        as_ints(values[key], f"the {key} of {where}", len(sizes)) for key in ("strides", "shape", "offsets")
+    )
+    start = as_int(values["start"], f"the start of {where}", 0, MOST_BYTES)
+    key = as_int(values["key"], f"the key of {where}", 0, 2**64 - 1)
+    check_size(source, 1, f"the shape of {where}")
+    check_inside(offsets, sizes, source, where)
+    check_view((sizes, strides, start), (box.offsets, box.sizes), shape, where)
+    return Origin(sizes, strides, start, key, source, offsets)
 
 
 def _strict(law: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +266,10 @@ def _is_special(value: object) -> bool:
 
 def _numbers(law: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `_strict`."""
-    return {key: float(value) if key != "kind" and isinstance(value, str) else value for key, value in law.items()}
+    return {
+        key: float(value) if key != "kind" and isinstance(value, str) and value in _SPECIAL else value
+        for key, value in law.items()
+    }
 
 
 def record_text(settings: Mapping[str, Any], entries: tuple[Entry, ...], digests: Mapping[str, str]) -> str:
@@ -200,39 +284,86 @@ def record_text(settings: Mapping[str, Any], entries: tuple[Entry, ...], digests
 
 
 def parse_record(values: Mapping[str, Any], path: Path) -> Record:
-    """The record that the JSON object `values`, read from `path`, holds.
+    """The record that the JSON object `values`, read from `path`, holds, after all of it has been checked.
 
     Raises:
-        UsageError: It is not a record, or one of another version of the format or of the stream.
+        UsageError: It is not a record, one of another version of the format or of the stream, or a field is not what
+            `record_text` writes.
     """
-    wanted = {RECORD_KEY: RECORD_VERSION, "stream": STREAM_VERSION}
-    for key, version in wanted.items():
-        if values.get(key) != version:
-            raise UsageError(
-                f"{path}: {key} must be {version} for this version of tritonparam, got {values.get(key)!r}"
-            )
     try:
-        entries = tuple(entry_from_json(name, row) for name, row in values["tensors"].items())
-        digests = {name: str(row["sha256"]) for name, row in values["tensors"].items()}
-        settings = {key: values[key] for key in ("spec", "seed", "dtype", "max_shard_size", "files", "versions")}
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise UsageError(f"{path} is not a whole record: {reason}") from None
+        check_versions(values, {RECORD_KEY: RECORD_VERSION, "stream": STREAM_VERSION})
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+    try:
+        return _record_from_json(values)
+    except ValueError as error:
+        raise UsageError(f"{path} is not a whole record: {error}") from None
+
+
+def _record_from_json(values: Mapping[str, Any]) -> Record:
+    as_mapping(values, "it", (RECORD_KEY, "stream", "digest", "tensors", *_SETTINGS))
+    settings = {key: values[key] for key in _SETTINGS}
+    as_int(settings["seed"], "the seed", 0, 2**64 - 1)
+    as_int(settings["max_shard_size"], "max_shard_size", 1, MOST_BYTES)
+    if settings["dtype"] is not None:
+        as_text(settings["dtype"], "the dtype", map(dtype_name, FLOAT_DTYPES.values()))
+    for name, version in as_mapping(settings["versions"], "versions", (), settings["versions"]).items():
+        if version is not None:
+            as_text(version, f"the version of {shown(name)}")
+    for name, content in as_mapping(settings["files"], "files", (), FILES).items():
+        _check_file(name, as_text(content, f"the file {name}"))
+    _check_spec(settings["spec"])
+    rows = as_mapping(values["tensors"], "tensors", (), values["tensors"])
+    if not rows:
+        raise ValueError("tensors must have at least one")
+    entries = tuple(entry_from_json(name, row) for name, row in rows.items())
+    names = [name for entry in entries for name in (entry.name, *entry.aliases)]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two tensors have the name {shown(first_repeated(names))}")
+    digests = {name: as_digest(row.get("sha256"), f"the sha256 of {shown(name)}") for name, row in rows.items()}
+    want = checkpoint_digest({entry.name: (entry.dtype, entry.shape) for entry in entries}, digests)
+    if as_digest(values["digest"], "the digest") != want:
+        raise ValueError("its digest is not that of its tensors")
     return Record(entries, digests, settings)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in the file at `path`.
+def _check_file(name: str, content: str) -> None:
+    try:
+        parse_json_object(content.encode(), constant=str)
+    except ValueError as error:
+        raise ValueError(f"the file {name} {error}") from None
+
+
+def _check_spec(value: object) -> None:
+    spec = as_mapping(value, "spec", (), ("config", "callable"))
+    if len(spec) > 1:
+        raise ValueError("spec must have one of config and callable, got both")
+    if "config" in spec:
+        as_mapping(spec["config"], "the config in spec", (), spec["config"])
+    elif "callable" in spec and not CALLABLE.fullmatch(as_text(spec["callable"], "the callable in spec")):
+        raise ValueError(f"the callable in spec must be package.module:callable, got {shown(spec['callable'])}")
+
+
+def first_repeated(names: Iterable[str]) -> str:
+    """The first name that was there before.
+
+    Examples:
+        >>> first_repeated(["a", "b", "a"])
+        'a'
+    """
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+
+
+def read_json(path: Path, constant: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    """The JSON object in the file at `path`; `constant` as for `parse_json_object`.
 
     Raises:
         UsageError: The file cannot be read or holds something else.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path, constant=constant)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise UsageError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    return values
+        raise UsageError(f"{path} {error}") from None

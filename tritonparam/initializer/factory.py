@@ -7,6 +7,7 @@ from numbers import Real
 
 import numpy as np
 
+from tritonparam._arguments import got, shown
 from tritonparam.dtype import DTypeLike, float32
 from tritonparam.initializer.initializers import (
     Constant,
@@ -71,6 +72,7 @@ def initializer(
         TypeError: init is of another type, or dtype is no dtype.
         ValueError: The name is unknown, shape is missing or is no shape or not that of the Tensor, or init needs
             another one.
+        NotImplementedError: The class of init says nothing: it writes neither `law` nor `_initialize`.
 
     Examples:
         >>> initializer("ones", [2, 3])
@@ -89,18 +91,17 @@ def initializer(
         return init
     if isinstance(init, str):
         if init.lower() == "sparse":
-            raise TypeError(f"init must say its sparsity, such as Sparse(0.1), got {init!r}")
+            raise TypeError(f"init must say its sparsity, such as Sparse(0.1), got {shown(init)}")
         found = _ALIASES.get(init.lower())
         if found is None:
-            raise ValueError(f"init must be one of {', '.join(_ALIASES)}, got {init!r}")
+            raise ValueError(f"init must be one of {', '.join(_ALIASES)}, got {shown(init)}")
         init = found()
     elif isinstance(init, (Real, np.bool_)):
         init = Constant(init)  # type: ignore[arg-type]
     elif not isinstance(init, Initializer):
         raise TypeError(
-            "init must be a Tensor, an Initializer object, a number or the name of an initializer, "
-            f"got {init!r} of type {type(init).__name__}"
+            f"init must be a Tensor, an Initializer object, a number or the name of an initializer, {got(init)}"
         )
     if shape is None:
-        raise ValueError(f"shape must be given where init is no Tensor, got None for {init!r}")
+        raise ValueError(f"shape must be given where init is no Tensor, got None for {shown(init)}")
     return Tensor(shape=shape, dtype=dtype, init=init, name=name)

@@ -16,7 +16,8 @@ from numbers import Real
 import numpy as np
 
 from tritonparam import stream
-from tritonparam.tensor import Initializer
+from tritonparam._arguments import choice, got, shown
+from tritonparam.tensor import Initializer, as_shape
 
 _MODES = ("fan_in", "fan_out")
 _GAIN_ONE = (
@@ -39,16 +40,19 @@ _STD_CUT_AT_TWO = 0.87962566103423978
 def _check_number(argument: str, value: object, *, minimum: float = -math.inf, above: float = -math.inf) -> None:
     """Let real numbers pass that are finite, >= minimum and > above."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{argument} must be a real number, got {value!r} of type {type(value).__name__}")
-    number = float(value)
+        raise TypeError(f"{argument} must be a real number, {got(value)}")
+    try:
+        number = float(value)
+    except Exception:  # too large, or what a type of the user's raises
+        number = math.nan
     if not math.isfinite(number) or number < minimum or number <= above:
         bound = f" >= {minimum:g}" if minimum > -math.inf else f" > {above:g}" if above > -math.inf else ""
-        raise ValueError(f"{argument} must be a finite number{bound}, got {value!r}")
+        raise ValueError(f"{argument} must be a finite number{bound}, got {shown(value)}")
 
 
 def _check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
     if not isinstance(value, str) or value.lower() not in choices:
-        raise ValueError(f"{argument} must be one of {list(choices)}, got {value!r}")
+        raise ValueError(f"{argument} must be one of {list(choices)}, got {shown(value)}")
 
 
 def fans(shape: Sequence[int]) -> tuple[int, int]:
@@ -61,10 +65,11 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
         >>> fans((64, 3, 7, 7))
         (147, 3136)
     """
-    if len(shape) < 2:
-        raise ValueError(f"fan_in and fan_out need a shape of at least 2 dimensions, got {tuple(shape)}")
-    field = math.prod(shape[2:])
-    return shape[1] * field, shape[0] * field
+    sizes = as_shape(shape)
+    if len(sizes) < 2:
+        raise ValueError(f"fan_in and fan_out need a shape of at least 2 dimensions, got {shown(sizes)}")
+    field = math.prod(sizes[2:])
+    return sizes[1] * field, sizes[0] * field
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class Constant(Initializer):
 
     Raises:
         TypeError: value is not a real number or a bool.
+        ValueError: It is a fraction beyond float64.
 
     Examples:
         >>> Constant(0.5).law((2,))
@@ -110,10 +116,13 @@ class Constant(Initializer):
     def __post_init__(self) -> None:
         value: object = self.value
         if not isinstance(value, (Real, np.bool_)):
-            raise TypeError(f"value must be a real number, got {value!r} of type {type(value).__name__}")
+            raise TypeError(f"value must be a real number, {got(value)}")
+        if not isinstance(value, (int, float, np.generic)):
+            _check_number("value", value)
 
     def law(self, shape: tuple[int, ...]) -> stream.Law:
-        return stream.Constant(self.value.item() if isinstance(self.value, np.generic) else self.value)
+        value: object = self.value.item() if isinstance(self.value, np.generic) else self.value
+        return stream.Constant(value if isinstance(value, (int, float)) else float(value))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -185,7 +194,7 @@ class TruncatedNormal(Initializer):
         for argument in ("mean", "a", "b"):
             _check_number(argument, getattr(self, argument))
         if not self.a < self.b:
-            raise ValueError(f"a must be below b, got a={self.a!r}, b={self.b!r}")
+            raise ValueError(f"a must be below b, got a={shown(self.a)}, b={shown(self.b)}")
 
     def law(self, shape: tuple[int, ...]) -> stream.Law:
         mean, sigma = float(self.mean), float(self.sigma)
@@ -244,12 +253,11 @@ class _He(Initializer):
     def __post_init__(self) -> None:
         # A bool is a ValueError here because it is one in MindSpore.
         if isinstance(self.negative_slope, bool):
-            raise ValueError(f"negative_slope must be a number or None, got {self.negative_slope!r}")
+            raise ValueError(f"negative_slope must be a number or None, got {shown(self.negative_slope)}")
         if self.negative_slope is not None:
             _check_number("negative_slope", self.negative_slope)
         _check_choice("mode", self.mode, _MODES)
-        if self.nonlinearity not in _NONLINEARITIES:
-            raise ValueError(f"nonlinearity must be one of {list(_NONLINEARITIES)}, got {self.nonlinearity!r}")
+        choice("nonlinearity", self.nonlinearity, list(_NONLINEARITIES))
 
     def _gain(self) -> float:
         """The factor that keeps the variance of activations through the nonlinearity."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from numbers import Integral
 
+from tritonparam._arguments import got, shown
 from tritonparam.initializer.initializers import _check_number
 from tritonparam.initializer.patterns import DiagonalPattern, OrthogonalPattern, SparsePattern
 from tritonparam.tensor import Initializer
@@ -14,7 +15,7 @@ from tritonparam.tensor import Initializer
 def _check_rank(init: object, shape: tuple[int, ...], lowest: int, highest: int | None) -> None:
     if len(shape) < lowest or (highest is not None and len(shape) > highest):
         allowed = f"{lowest}" if lowest == highest else f"{lowest} to {highest}" if highest else f"at least {lowest}"
-        raise ValueError(f"shape must have {allowed} dimensions for {init!r}, got {shape}")
+        raise ValueError(f"shape must have {allowed} dimensions for {shown(init)}, got {shown(shape)}")
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,14 @@ class Dirac(Initializer):
     def __post_init__(self) -> None:
         groups: object = self.groups
         if isinstance(groups, bool) or not isinstance(groups, Integral):
-            raise TypeError(f"groups must be an int, got {groups!r} of type {type(groups).__name__}")
+            raise TypeError(f"groups must be an int, {got(groups)}")
         if groups < 1:
-            raise ValueError(f"groups must be >= 1, got {groups!r}")
+            raise ValueError(f"groups must be >= 1, got {shown(groups)}")
 
     def law(self, shape: tuple[int, ...]) -> DiagonalPattern:
         _check_rank(self, shape, 3, 5)
         if shape[0] % self.groups:
-            raise ValueError(f"groups must divide shape[0], got groups={self.groups!r} and shape {shape}")
+            raise ValueError(f"groups must divide shape[0], got groups={shown(self.groups)} and shape {shape}")
         return DiagonalPattern(shape, int(self.groups))
 
 
@@ -138,7 +139,7 @@ class Sparse(Initializer):
     def __post_init__(self) -> None:
         _check_number("sparsity", self.sparsity, minimum=0.0)
         if self.sparsity > 1:
-            raise ValueError(f"sparsity must be in [0, 1], got {self.sparsity!r}")
+            raise ValueError(f"sparsity must be in [0, 1], got {shown(self.sparsity)}")
         _check_number("sigma", self.sigma, minimum=0.0)
 
     def law(self, shape: tuple[int, ...]) -> SparsePattern:

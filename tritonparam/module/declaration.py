@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.modules.batchnorm import _NormBase
 
+from tritonparam._arguments import got
 from tritonparam.module.full_names import DrawSources, Keyed, drawn_on_the_way, joined, keep, kept, whole_of
 from tritonparam.module.recording import check_unseen_writes, recording_paused
 from tritonparam.module.replay import Replay, is_defined, naming
@@ -158,7 +159,7 @@ def check_module(module: object) -> None:
         TypeError: It is none.
     """
     if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"module must be a torch.nn.Module, got {module!r} of type {type(module).__name__}")
+        raise TypeError(f"module must be a torch.nn.Module, {got(module)}")
 
 
 def declared(module: torch.nn.Module, prefix: str | None = None) -> list[Declaration]:
@@ -185,6 +186,8 @@ class Survey:
     def settle(self) -> None:
         """Keep what was decided while some of the whole is deferred, so that no value depends on what came first."""
         deferred = (*self.whole.parameters(), *self.whole.buffers())
+        for draw, source in self.keyed.sources.items():
+            draw.settled = draw.settled or source
         keep(self.whole, self.keyed if any(History.of(each) is not None for each in deferred) else None)
 
 
@@ -211,7 +214,11 @@ def surveyed(module: torch.nn.Module, prefix: str | None = None, *, uninitialize
                 everything = walk(whole, uninitialized=True)
             except ValueError:  # of parts that are none of the caller's business
                 whole, before, behind = module, path, ""
-        keyed = known if known is not None and is_known else _keyed(everything, before, known or Keyed(before))
+        keyed = (
+            known
+            if known is not None and is_known
+            else _keyed(everything, before, known or Keyed(before), prefix is None)
+        )
         own = {tensor for each in found for tensor in each.tensors}
         beyond = [
             each
@@ -233,11 +240,14 @@ def _is_keyed(found: Iterable[Found], keyed: Keyed) -> bool:
     return all(draw in keyed.sources for head in heads if head is not None for draw in drawn_on_the_way(head))
 
 
-def _keyed(found: Iterable[Found], prefix: str, known: Keyed) -> Keyed:
-    """Where everything comes from that is drawn in `found`, whose names come after `prefix`."""
+def _keyed(found: Iterable[Found], prefix: str, known: Keyed, follow: bool) -> Keyed:
+    """Where everything comes from that is drawn in `found`, whose names come after `prefix`.
+
+    With `follow`, draws that other modules have too, which are real by now, are as they are there.
+    """
     found = list(found)
     pieces = [each.pieces for each in found]
-    sources = DrawSources(known.sources)
+    sources = DrawSources(known.sources, follow)
     for each, held in zip(found, pieces, strict=True):
         sources.key_held(joined(prefix, each.names[0]), each.view.shape, held or ())
     for each, held in zip(found, pieces, strict=True):

@@ -17,7 +17,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from tritonparam._locks import across_forks
 from tritonparam.module.source import Elements, Source
 from tritonparam.module.tape import Draw, Drawn, Node, Piece, Version, drawn_before
-from tritonparam.plan import Box
+from tritonparam.plan import Box, BoxSet
 
 _lock = across_forks()
 _homes: Any = WeakIdKeyDictionary()
@@ -100,7 +100,7 @@ def full_prefix(module: torch.nn.Module) -> str:
 
     Examples:
         >>> layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-        >>> remember([layers])
+        >>> _ = remember([layers])
         >>> full_prefix(layers[1])
         '1'
     """
@@ -174,14 +174,16 @@ class DrawSources:
 
     Args:
         known: What was decided before; it stays so.
+        follow: Whether what was settled elsewhere, in modules that share draws with these, is so here.
 
     Attributes:
         found: What was decided so far.
     """
 
-    def __init__(self, known: Mapping[Draw | Node, Source] | None = None) -> None:
+    def __init__(self, known: Mapping[Draw | Node, Source] | None = None, follow: bool = False) -> None:
         self.found: dict[Draw | Node, Source] = dict(known or {})
-        self._taken: dict[str, list[Box]] = {}
+        self._follow = follow
+        self._taken: dict[str, BoxSet] = {}
         self._further: dict[str, int] = {}
         for source in self.found.values():
             self._further[source.name] = max(source.occurrence, self._further.get(source.name, 0))
@@ -189,20 +191,20 @@ class DrawSources:
     def key_held(self, name: str, shape: tuple[int, ...], pieces: Iterable[Piece]) -> None:
         """Key the draws that the tensor called `name` holds in `pieces`."""
         held = [(piece.drawn.draw, piece) for piece in pieces if piece.drawn.draw is not None]
-        taken = self._taken.setdefault(name, [])
+        taken = self._taken.setdefault(name, BoxSet())
         # Where one was drawn over a part of another, the larger is the tensor's own.
         for draw, piece in sorted(held, key=lambda pair: -math.prod(pair[0].shape)):
             home = _home(piece.box, piece.drawn, draw, shape)
             box = Box.whole(shape) if home is None else home
-            known = self.found.get(draw)
+            known = self._known(draw)
             if known is not None:
                 if (known.name, known.occurrence) == (name, 0):
-                    taken.append(box)
+                    taken.add(box)
                 continue
-            is_free = not any(box.meet(other) for other in taken)
+            is_free = not taken.meets(box)
             occurrence = 0 if is_free else self._next(name)
             if is_free:
-                taken.append(box)
+                taken.add(box)
             if home is None:
                 self.found[draw] = _as_drawn(name, occurrence, draw)
             else:
@@ -213,11 +215,16 @@ class DrawSources:
     def key_replayed(self, name: str, head: Version) -> None:
         """Key what else is drawn on the way to `head`, the state of the storage of the tensor called `name`."""
         for draw in drawn_on_the_way(head):
-            if draw not in self.found:
+            if self._known(draw) is None:
                 occurrence = self._next(name)
                 self.found[draw] = (
                     Source(name, occurrence) if isinstance(draw, Node) else _as_drawn(name, occurrence, draw)
                 )
+
+    def _known(self, draw: Draw | Node) -> Source | None:
+        if draw not in self.found and self._follow and draw.settled is not None:
+            self.found[draw] = draw.settled
+        return self.found.get(draw)
 
     def _next(self, name: str) -> int:
         self._further[name] = self._further.get(name, 0) + 1

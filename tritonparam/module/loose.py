@@ -1,12 +1,12 @@
-"""Loose tensors: deferred ones that no module holds, as a cache or a global does, become real with the modules of their
-block."""
+"""Loose tensors: deferred ones that no module holds, but a cache, a list or an optimizer, become real with modules."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from tritonparam._locks import across_forks
 from tritonparam.module.full_names import drawn_on_the_way
 from tritonparam.module.replay import Replay, is_defined
 from tritonparam.module.source import Source
-from tritonparam.module.takeover import take_over
+from tritonparam.module.takeover import Replayed, take_over
 from tritonparam.module.tape import Draw, History, Node, Version
 from tritonparam.module.walk import named_tensors
 from tritonparam.plan import View
@@ -49,8 +49,8 @@ def make_loose_real(
 ) -> None:
     """Make real what the blocks of `module`, now real itself, have made beside it; others' modules stay deferred.
 
-    Left as they are: tensors with random numbers that `module` has none of, so that no name decides about them, and
-    those that cannot be changed in place.
+    Left as they are: tensors with random numbers that `module` has none of, so that no name decides about them; those
+    that were written to where nothing recorded, with a warning; and those that cannot be changed in place.
 
     Args:
         module: An outermost module.
@@ -74,15 +74,35 @@ def make_loose_real(
         head = history.head
         if head is None:
             continue
+        if history.was_written_unseen():
+            warnings.warn(
+                f"a tensor of shape {tuple(tensors[0].shape)} that no module holds was written to outside "
+                "deferred_init(), where nothing takes note of it, and stays deferred",
+                stacklevel=3,
+            )
+            continue
         with contextlib.suppress(RuntimeError):
             (host,) = replayed([head])
             real = View.all_of(host).on(host).to(device or history.device).untyped_storage()
-            pairs = [
-                ("a tensor outside the module", mine, View.of(mine).on(real))
-                for mine in tensors
-                if is_defined(head, View.of(mine), sources)
-            ]
-            take_over(torch.nn.Module(), pairs, replayed)
+            defined = [mine for mine in tensors if is_defined(head, View.of(mine), sources)]
+            _become([(mine, View.of(mine).on(real)) for mine in defined], replayed)
+
+
+def make_aliases_real(shows: Mapping[History, Callable[[View], torch.Tensor]], replayed: Replayed) -> None:
+    """Make real what else shows deferred storages whose modules are real now, such as `.data` that somebody kept.
+
+    Args:
+        shows: What gives the real tensor that shows a view, for each of the storages.
+        replayed: As for `take_over`.
+    """
+    for history, tensors in _tensors_of(set(shows)).items():
+        for mine in tensors:
+            with contextlib.suppress(RuntimeError):
+                _become([(mine, shows[history](View.of(mine)))], replayed)
+
+
+def _become(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], replayed: Replayed) -> None:
+    take_over(torch.nn.Module(), [("a tensor outside the module", mine, real) for mine, real in pairs], replayed)
 
 
 def _is_known(history: History, sources: Mapping[Draw | Node, Source]) -> bool:
@@ -94,8 +114,11 @@ def _is_known(history: History, sources: Mapping[Draw | Node, Source]) -> bool:
 def _tensors_of(histories: set[History]) -> dict[History, list[torch.Tensor]]:
     """The tensors that people hold of these histories."""
     found: dict[History, list[torch.Tensor]] = {}
+    watched = {id(alias) for history in histories for alias, _ in history.watched}
     for thing in gc.get_objects() if histories else ():
         # By the type alone: what only says that it is a tensor may do anything when it is asked.
-        if issubclass(type(thing), torch.Tensor) and (history := History.of(thing)) in histories:
-            found.setdefault(history, []).append(thing)
+        if issubclass(type(thing), torch.Tensor) and id(thing) not in watched:
+            history = History.of(thing)
+            if history in histories:
+                found.setdefault(history, []).append(thing)
     return found

@@ -7,20 +7,22 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import torch
 
+from tritonparam._arguments import entries, got, shown
 from tritonparam.dtype import DTypeLike, float_dtype
+from tritonparam.module.allocation import allocate, allocated_for, largest_first, write
 from tritonparam.module.declaration import Declaration, check_module, check_written, surveyed, unwritten
-from tritonparam.module.loose import make_loose_real
+from tritonparam.module.full_names import whole_of
+from tritonparam.module.loose import make_aliases_real, make_loose_real
 from tritonparam.module.recording import recording_paused
-from tritonparam.module.replay import Replay, naming, resized
+from tritonparam.module.replay import Replay
 from tritonparam.module.state_ledger import ledger, note_made
 from tritonparam.module.takeover import take_over
-from tritonparam.module.tape import History, Version
-from tritonparam.plan import Fill, Plan, View, apart, ask_for_huge_pages, checked_device, placement
+from tritonparam.module.tape import Version
+from tritonparam.plan import View, apart, checked_device, placement
 from tritonparam.stream import Generator
 
 Patterns = str | Iterable[str]
@@ -114,7 +116,6 @@ def materialize(
         for owner, group in ((module, own), (survey.whole, beyond)):
             note_made(owner, {each: "initialized" for each in group if each.history}, zeros)
         survey.settle()
-        make_loose_real(survey.whole, survey.keyed.sources, seed, device)
     if report:
         sys.stdout.write(f"{ledger(module)}\n{work.summary(time.perf_counter() - begin)}\n")
     return module
@@ -126,7 +127,7 @@ def _chosen(declared: list[Declaration], only: Patterns | None, skip: Patterns |
     names = [name for each in declared for name in (each.name, *each.aliases)]
     lost = [pattern for pattern in wanted or () if names and not any(fnmatchcase(name, pattern) for name in names)]
     if lost:
-        raise ValueError(f"only must match names of the module's tensors, got {', '.join(map(repr, lost))}")
+        raise ValueError(f"only must match names of the module's tensors, got {', '.join(map(shown, lost[:5]))}")
     chosen = [
         each
         for each in declared
@@ -145,10 +146,10 @@ def _chosen(declared: list[Declaration], only: Patterns | None, skip: Patterns |
 def _patterns(argument: str, patterns: Patterns | None) -> tuple[str, ...] | None:
     if patterns is None or isinstance(patterns, str):
         return patterns if patterns is None else (patterns,)
-    found = tuple(patterns) if isinstance(patterns, Iterable) else (patterns,)
+    found = entries(argument, patterns, "a pattern of names or several")
     if not all(isinstance(pattern, str) for pattern in found):
-        raise TypeError(f"{argument} must be a pattern of names or several, got {patterns!r}")
-    return found
+        raise TypeError(f"{argument} must be a pattern of names or several, got {shown(patterns)}")
+    return tuple(found)
 
 
 def _matches(each: Declaration, patterns: Iterable[str]) -> bool:
@@ -158,13 +159,13 @@ def _matches(each: Declaration, patterns: Iterable[str]) -> bool:
 def _check_arguments(prefix: object, **flags: object) -> None:
     for name, flag in flags.items():
         if not isinstance(flag, bool):
-            raise TypeError(f"{name} must be a bool, got {flag!r}")
+            raise TypeError(f"{name} must be a bool, {got(flag)}")
     if prefix is None:
         return
     if not isinstance(prefix, str):
-        raise TypeError(f"prefix must be a string, got {prefix!r}")
+        raise TypeError(f"prefix must be a string, {got(prefix)}")
     if prefix and not all(prefix.split(".")):
-        raise ValueError(f"prefix must be names with dots between them, such as 'layers.3', or '', got {prefix!r}")
+        raise ValueError(f"prefix must be names with dots between them, such as 'layers.3', or '', got {shown(prefix)}")
 
 
 class Materialization:
@@ -186,7 +187,9 @@ class Materialization:
         backend: str | None,
     ) -> None:
         target = None if device is None else checked_device(device, backend)
-        self._storages = _storages(declared, target, float_dtype(dtype))
+        self._storages = allocated_for(declared, target, float_dtype(dtype))
+        self._sources = self._storages[0].declarations[0].sources if self._storages else {}
+        self._device = target
         self._backend = backend
         self._replayed = 0
         self._seed = 0
@@ -200,8 +203,8 @@ class Materialization:
     def write(self, seed: int, loaded: Collection[Declaration] = ()) -> None:
         """Allocate every tensor, and write all but those that are `loaded`, which the caller writes afterwards."""
         self._seed = seed
-        self._replayed = _allocate(self._storages, seed, loaded)
-        _write(self._storages, seed, self._backend, loaded)
+        self._replayed = allocate(self._storages, self._sources, seed, loaded)
+        write(self._storages, seed, self._backend, loaded)
 
     def outs(self, loaded: Collection[Declaration]) -> list[list[tuple[Declaration, torch.Tensor]]]:
         """Where the values of `loaded` go: a list to write first, and one whose tensors show elements of the first."""
@@ -209,7 +212,7 @@ class Materialization:
         second: list[tuple[Declaration, torch.Tensor]] = []
         for storage in self._storages:
             views: list[View] = []
-            for each in _largest_first(storage):
+            for each in largest_first(storage):
                 if each in loaded:
                     outs = first if all(apart(each.view, other) for other in views) else second
                     outs.append((each, storage.show(each.view)))
@@ -222,6 +225,7 @@ class Materialization:
         Raises:
             RuntimeError: Something outside holds on to one of them.
         """
+        before = [(each, each.deferred) for each in self._storages]
         take_over(
             module,
             [
@@ -232,9 +236,14 @@ class Materialization:
             ],
             self._storages_of,
         )
+        kept = {each.history: each.show for each, deferred in before if each.is_shown_beside(deferred)}
+        if kept:
+            make_aliases_real(kept, self._storages_of)
+        if self._storages:
+            make_loose_real(whole_of(module)[0], self._sources, self._seed, self._device)
 
     def _storages_of(self, versions: list[Version]) -> list[torch.UntypedStorage]:
-        return Replay(self._seed, self._storages[0].declarations[0].sources, blank=0).run(versions)
+        return Replay(self._seed, self._sources, blank=0).run(versions)
 
     def summary(self, seconds: float) -> str:
         """What it took, in a line: how many tensors, how much memory where, and how long."""
@@ -261,116 +270,3 @@ def shown_by(declaration: Declaration, others: Iterable[Declaration]) -> bool:
     return any(
         each.history is declaration.history and placement(declaration.view, each.view) is not None for each in others
     )
-
-
-@dataclass
-class _Storage:
-    """A deferred storage and what becomes of it.
-
-    Attributes:
-        history: What it holds.
-        device: Where it will be.
-        dtypes: What the dtypes of its tensors become.
-        declarations: The tensors that show it.
-        real: The real storage, once there is one.
-    """
-
-    history: History
-    device: torch.device
-    dtypes: dict[torch.dtype, torch.dtype] = field(default_factory=dict)
-    declarations: list[Declaration] = field(default_factory=list)
-    real: torch.UntypedStorage | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the real storage."""
-        before, after = next(iter(self.dtypes.items()))
-        return self.deferred_nbytes if before == after else self.deferred_nbytes // before.itemsize * after.itemsize
-
-    @property
-    def deferred_nbytes(self) -> int:
-        """The size of the deferred storage."""
-        with torch._C.DisableTorchFunction():  # lazy modules' parameters refuse to tell
-            return self.declarations[0].tensors[0].untyped_storage().nbytes()
-
-    def show(self, view: View) -> torch.Tensor:
-        """The real tensor that shows what the deferred one with this view did."""
-        if self.real is None:
-            raise RuntimeError("the storage was not allocated yet")
-        return replace(view, dtype=self.dtypes[view.dtype]).on(self.real)
-
-
-def _storages(
-    declared: Iterable[Declaration], device: torch.device | None, dtype: torch.dtype | None
-) -> list[_Storage]:
-    """The deferred storages behind what is declared."""
-    storages: dict[int, _Storage] = {}
-    for each in declared:
-        history = each.history
-        if history is not None:
-            storage = storages.setdefault(history.key, _Storage(history, device or history.device))
-            storage.declarations.append(each)
-            storage.dtypes[each.dtype] = each.dtype_in(dtype)
-    for storage in storages.values():
-        if len(storage.dtypes) > 1 and any(before != after for before, after in storage.dtypes.items()):
-            names = ", ".join(each.name for each in storage.declarations)
-            raise ValueError(
-                f"dtype must be None where one storage has tensors of several dtypes ({names}), got {dtype}"
-            )
-    return list(storages.values())
-
-
-def _allocate(storages: list[_Storage], seed: int, loaded: Collection[Declaration]) -> int:
-    """Give every storage its memory, with the replayed values in it, of which there are as many as it returns.
-
-    What was never written is 0.
-    """
-    replayed: list[tuple[_Storage, Version]] = []
-    for storage in storages:
-        head = storage.history.head
-        if head is not None and any(each.laws is None and each not in loaded for each in storage.declarations):
-            replayed.append((storage, head))
-        else:
-            storage.real = _empty(storage.nbytes, storage.device)
-            if head is None and any(each not in loaded for each in storage.declarations):
-                View.all_of(storage.real).on(storage.real).zero_()
-    sources = storages[0].declarations[0].sources if storages else {}
-    with naming((each.name, head) for storage, head in replayed for each in storage.declarations):
-        hosts = Replay(seed, sources, blank=0).run([head for _, head in replayed])
-    for (storage, _), written in zip(replayed, hosts, strict=True):
-        is_grown = written.nbytes() < storage.deferred_nbytes  # since it was written to
-        host = resized(written, storage.deferred_nbytes, 0) if is_grown else written
-        before, after = next(iter(storage.dtypes.items()))
-        if storage.device == torch.device("cpu") and before == after:
-            storage.real = host
-        else:
-            flat = View.all_of(host, before).on(host)
-            storage.real = flat.to(storage.device, after).untyped_storage()
-    return len(replayed)
-
-
-def _empty(nbytes: int, device: torch.device) -> torch.UntypedStorage:
-    return ask_for_huge_pages(torch.empty(nbytes, dtype=torch.uint8, device=device)).untyped_storage()
-
-
-def _largest_first(storage: _Storage) -> list[Declaration]:
-    return sorted(storage.declarations, key=lambda each: -each.view.numel)
-
-
-def _write(storages: list[_Storage], seed: int, backend: str | None, loaded: Collection[Declaration]) -> None:
-    """Write what has laws: in one plan, but for tensors of which others show some elements and not all."""
-    first: list[Fill] = []
-    second: list[Fill] = []
-    for storage in storages:
-        written: list[View] = []
-        covered = [each.view for each in storage.declarations if each in loaded]
-        for each in _largest_first(storage):
-            view = each.view
-            if each in loaded or each.laws is None or any(placement(view, other) for other in (*covered, *written)):
-                continue
-            fills = first if all(apart(view, other) for other in written) else second
-            fills += each.fills(storage.show(view), seed)
-            written.append(view)
-    for fills in (first, second):
-        if fills:
-            Plan(fills, backend).run()

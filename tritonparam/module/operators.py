@@ -140,6 +140,34 @@ def with_generator(func: Any) -> Any:
     return None
 
 
+def check_drawing(func: Any, bound: dict[str, Any], written: list[torch.Tensor]) -> None:
+    """Have torch look at the arguments of a random operator that reads no tensor, as its meta kernel does not.
+
+    Raises:
+        RuntimeError, NotImplementedError: One is out of range, or nothing is drawn in that dtype.
+    """
+    tensors = [name for name, value in bound.items() if isinstance(value, torch.Tensor)]
+    if torch.Tag.nondeterministic_seeded not in func.tags or len(tensors) > len(written) or len(written) > 1:
+        return
+    plain = {name: value for name, value in bound.items() if name not in (*tensors, "generator", "device", "size")}
+    if all(isinstance(value, (int, float, torch.dtype, type(None))) for value in plain.values()):
+        _draw_once(func, tuple(tensors), written[0].dtype if written else None, tuple(plain.items()))
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _draw_once(
+    func: Any, written: tuple[str, ...], dtype: torch.dtype | None, plain: tuple[tuple[str, Any], ...]
+) -> None:
+    # One element, as kernels may not look where there is none; of a generator of its own, as torch's is the user's.
+    bound = {**dict(plain), **{name: torch.empty(1, dtype=dtype, device="cpu") for name in written}}
+    names = [argument.name for argument in func._schema.arguments]
+    if "generator" in names:
+        bound["generator"] = torch.Generator()
+    bound |= {name: [1] if name == "size" else torch.device("cpu") for name in ("size", "device") if name in names}
+    with torch.random.fork_rng(devices=()):
+        func(**bound)
+
+
 def draws(func: Any, bound: dict[str, Any]) -> bool:
     """Whether a call of the operator takes random numbers; those without a generator do by their dropout alone."""
     if torch.Tag.nondeterministic_seeded not in func.tags:

@@ -28,18 +28,13 @@ _LAWS: dict[str, Callable[[dict[str, Any]], Law]] = {
     "aten::randn_like": lambda a: Normal(),
     "aten::rand": lambda a: Uniform(),
     "aten::rand_like": lambda a: Uniform(),
-    "aten::zero_": lambda a: Constant(0),
-    "aten::zeros": lambda a: Constant(0),
-    "aten::zeros_like": lambda a: Constant(0),
-    "aten::new_zeros": lambda a: Constant(0),
-    "aten::ones": lambda a: Constant(1),
-    "aten::ones_like": lambda a: Constant(1),
-    "aten::new_ones": lambda a: Constant(1),
-    "aten::full": lambda a: Constant(a["fill_value"]),
-    "aten::full_like": lambda a: Constant(a["fill_value"]),
-    "aten::new_full": lambda a: Constant(a["fill_value"]),
-    "aten::fill_.Scalar": lambda a: Constant(a["value"]),
-    "aten::scalar_tensor": lambda a: Constant(a["s"]),
+}
+_CONSTANTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    **dict.fromkeys((f"aten::{name}" for name in ("zero_", "zeros", "zeros_like", "new_zeros")), lambda a: 0),
+    **dict.fromkeys((f"aten::{name}" for name in ("ones", "ones_like", "new_ones")), lambda a: 1),
+    **dict.fromkeys((f"aten::{name}" for name in ("full", "full_like", "new_full")), lambda a: a["fill_value"]),
+    "aten::fill_.Scalar": lambda a: a["value"],
+    "aten::scalar_tensor": lambda a: a["s"],
 }
 
 
@@ -52,7 +47,14 @@ def recognized(func: Any, bound: dict[str, Any], out: torch.Tensor) -> list[Piec
         out: The meta tensor that it returned.
     """
     name, overload = func._schema.name, func._schema.overload_name
-    make = _LAWS.get(f"{name}.{overload}" if overload else name) or _LAWS.get(name)
+    if out.numel() and View.of(out).axes() is None:  # two of its elements are one
+        return None
+    full_name = f"{name}.{overload}" if overload else name
+    value = _CONSTANTS.get(full_name) or _CONSTANTS.get(name)
+    if value is not None:
+        constant = _constant(value(bound), out.dtype, min(out.numel(), 2))
+        return None if constant is None else [Piece(Box.whole(out.shape), Drawn(constant))]
+    make = _LAWS.get(full_name) or _LAWS.get(name)
     if make is not None:
         try:
             law = make(bound)
@@ -69,21 +71,28 @@ def recognized(func: Any, bound: dict[str, Any], out: torch.Tensor) -> list[Piec
 
 
 def _fresh(law: Law, out: torch.Tensor) -> list[Piece] | None:
-    if isinstance(law, Constant):
-        rounded = _constant(law.value, out.dtype)
-        return None if rounded is None else [Piece(Box.whole(out.shape), Drawn(rounded))]
     if out.dtype not in RANDOM_DTYPES:
         return None
     return [Piece(Box.whole(out.shape), Drawn.fresh(law, tuple(out.shape)))]
 
 
-def _constant(value: float | int | bool, dtype: torch.dtype) -> Constant | None:
-    """The law of a tensor of `dtype` filled with `value`: as given where the plan's rounding is torch's too."""
-    if dtype in (torch.float32, torch.float64):
-        return Constant(float(value))
+def _constant(value: float | int | bool, dtype: torch.dtype, numel: int) -> Constant | None:
+    """The law of a tensor of `dtype` filled with `value`: as given where the plan's rounding is torch's too.
+
+    Raises:
+        RuntimeError: torch does not fill so many elements with it, as it is beyond the dtype.
+    """
+    try:
+        filled = torch.full((max(numel, 1),), value, dtype=dtype)
+    except NotImplementedError:
+        return None
     if dtype.is_complex:
         return None
-    return Constant(torch.full((), value, dtype=dtype).item())
+    rounded = filled[0].item()
+    try:
+        return Constant(float(value) if dtype in _WIDE and math.isfinite(rounded) else rounded)
+    except (TypeError, ValueError):
+        return None
 
 
 def _cast(law: Law, source: torch.dtype, target: torch.dtype) -> Law | None:

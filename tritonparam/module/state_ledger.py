@@ -11,6 +11,7 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
+from tritonparam._arguments import shown
 from tritonparam._locks import across_forks
 from tritonparam.module.declaration import BoxLaw, Declaration, check_module, surveyed
 from tritonparam.module.full_names import drawn_on_the_way
@@ -92,7 +93,7 @@ class Ledger:
         for row in self.rows:
             if name in (row.name, *row.aliases):
                 return row
-        raise KeyError(f"name must be one of a tensor of the module, got {name!r}")
+        raise KeyError(f"name must be one of a tensor of the module, got {shown(name)}")
 
     def __str__(self) -> str:
         table = [_COLUMNS, *(_cells(row) for row in self.rows)]

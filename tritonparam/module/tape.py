@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from tritonparam.module.source import ONE, Elements, Source
-from tritonparam.plan import Box, Placement, View, apart, placement
+from tritonparam.plan import Box, BoxSet, Placement, View, apart, placement
 from tritonparam.stream import Constant, Law
 
 _ATTRIBUTE = "_tritonparam_history"
@@ -28,10 +28,17 @@ _counter = itertools.count()
 
 @dataclass(eq=False, slots=True)
 class Draw:
-    """One act of drawing random values; copies of the values share it."""
+    """One act of drawing random values; copies of the values share it.
+
+    Attributes:
+        shape: Of what was drawn.
+        pinned: Its source, where a constructor looked at the values.
+        settled: Its source, once a module that has it is real: copies in other modules have it too.
+    """
 
     shape: tuple[int, ...]
     pinned: Source | None = None
+    settled: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,7 @@ class Node:
         reads_unwritten: Whether some of what it reads may never have been written.
         may_leave_unwritten: Whether it writes where another tensor says, in one that may never have been written.
         pinned: Its source, where a constructor looked at what it gives.
+        settled: As for `Draw`.
         checks: Operations that give nothing, and raise if what this one gave is not as they want it.
         writes, results: The versions that it makes, by what it writes to and by their place among the results.
         index: When it was done.
@@ -120,6 +128,7 @@ class Node:
     reads_unwritten: bool
     may_leave_unwritten: bool = False
     pinned: Source | None = None
+    settled: Source | None = None
     checks: list[Node] = field(default_factory=list)
     writes: dict[int, Version] = field(default_factory=dict)
     results: list[tuple[int, Version]] = field(default_factory=list)
@@ -273,7 +282,7 @@ class Cover:
 
 def covers(head: Version | None, view: View) -> Iterator[Cover]:
     """What the elements of `view` hold, by the writes that they come from, the last one first."""
-    remaining = [Box.whole(view.shape)] if view.numel else []
+    remaining = BoxSet([Box.whole(view.shape)] if view.numel else [])
     version = head
     while version is not None and remaining:
         if version.view.numel and not apart(version.view, view):
@@ -283,12 +292,7 @@ def covers(head: Version | None, view: View) -> Iterator[Cover]:
                 yield Cover(version, None)
                 return
             area = Box.whole(view.shape) if inner is None else inner.box
-            boxes, rest = [], []
-            for box in remaining:
-                hit = box.meet(area)
-                boxes += [] if hit is None else [hit]
-                rest += [box] if hit is None else box.minus(hit)
-            remaining = rest
+            boxes = remaining.take(area)
             if boxes:
                 yield Cover(version, tuple(boxes), inner, outer)
         version = version.previous

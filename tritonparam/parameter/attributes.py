@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tritonparam._arguments import got, shown
 from tritonparam.dtype import DType
 from tritonparam.parameter.flags import TABLE, Checked, checked_bool, checked_group, checked_name
 from tritonparam.plan import Box
@@ -83,7 +84,7 @@ class Attributes(Tensor):
     def cache_shape(self, cache_shape: list[Any] | tuple[Any, ...]) -> None:
         given: object = cache_shape
         if not isinstance(given, (list, tuple)):
-            raise TypeError(f"cache_shape must be a list or tuple, got {given!r} of type {type(given).__name__}")
+            raise TypeError(f"cache_shape must be a list or tuple, {got(given)}")
         self._cache_shape = list(given)
 
     @property
@@ -145,7 +146,9 @@ class Attributes(Tensor):
             (True, True)
         """
         if checked_bool("init_in_server", init_in_server) and not self.name.endswith(TABLE):
-            raise RuntimeError(f"init_in_server must be False unless the name ends in {TABLE!r}, got {self.name!r}")
+            raise RuntimeError(
+                f"init_in_server must be False unless the name ends in {TABLE!r}, got {shown(self.name)}"
+            )
         self.is_param_ps, self.init_in_server = True, init_in_server
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
+from tritonparam._arguments import entries, got, shown
 from tritonparam.dtype import as_dtype
 from tritonparam.plan import CAST_DTYPES, Box, View, as_box, check_memory, check_writable, meeting_pair, meets_any
 from tritonparam.tensor import REALIZING, Tensor, Writes, cast_content, lazy_like, realize, shares_memory
@@ -50,7 +51,7 @@ def copy_slices(dst: torch.Tensor | Tensor, src: _Source | Tensor, boxes: Iterab
     with lock, torch.no_grad():
         target = _checked("dst", dst)
         source = src if isinstance(src, np.ndarray) else _checked("src", src)
-        out_dtype, dtype = (as_torch(each.dtype) for each in (target, source))
+        out_dtype, dtype = as_torch(target.dtype), as_torch(source.dtype, "the dtype of src")
         if out_dtype != dtype and not CAST_DTYPES.issuperset((out_dtype, dtype)):
             raise TypeError(f"src must be of a dtype that can be cast to {out_dtype}, got {dtype}")
         outs, parts = _pairs(boxes, tuple(target.shape), tuple(source.shape))
@@ -73,9 +74,9 @@ def copy_slices(dst: torch.Tensor | Tensor, src: _Source | Tensor, boxes: Iterab
         writes.run()
 
 
-def as_torch(dtype: Any) -> torch.dtype:
+def as_torch(dtype: Any, argument: str = "dtype") -> torch.dtype:
     """The torch dtype of a dtype of anybody."""
-    return dtype if isinstance(dtype, torch.dtype) else as_dtype(dtype).torch
+    return dtype if isinstance(dtype, torch.dtype) else as_dtype(dtype, argument).torch
 
 
 def _checked(argument: str, tensor: Any) -> torch.Tensor | Tensor:
@@ -86,23 +87,25 @@ def _checked(argument: str, tensor: Any) -> torch.Tensor | Tensor:
         tensor = tensor._torch
     if not isinstance(tensor, torch.Tensor):
         allowed = "a torch tensor, a Tensor or a Parameter" + (", or a NumPy array" if argument == "src" else "")
-        raise TypeError(f"{argument} must be {allowed}, got {tensor!r} of type {type(tensor).__name__}")
+        raise TypeError(f"{argument} must be {allowed}, {got(tensor)}")
     return check_memory(argument, tensor).detach()
 
 
 def _pairs(boxes: Iterable[Any], out_shape: tuple[int, ...], shape: tuple[int, ...]) -> tuple[list[Box], list[Box]]:
     outs, parts = [], []
-    for index, entry in enumerate(boxes):
+    for index, entry in enumerate(entries("boxes", boxes, "an iterable of boxes and pairs of boxes")):
         is_pair = isinstance(entry, (tuple, list)) and not hasattr(entry, "sizes")
         pair = entry if is_pair else (entry, entry)
         if len(pair) != 2:
-            raise TypeError(f"boxes must hold boxes and pairs of boxes, got {entry!r} at {index}")
+            raise TypeError(f"boxes must hold boxes and pairs of boxes, got {shown(entry)} at {index}")
         out, part = (as_box("boxes", box) for box in pair)
         for name, box, whole in (("dst", out, out_shape), ("src", part, shape)):
             if not box.lies_in(whole):
-                raise ValueError(f"boxes must lie in {name} of shape {whole}, got {box} at {index}")
+                raise ValueError(f"boxes must lie in {name} of shape {shown(whole)}, got {shown(box)} at {index}")
         if out.sizes != part.sizes:
-            raise ValueError(f"boxes must be of the same sizes in dst and src, got {out} and {part} at {index}")
+            raise ValueError(
+                f"boxes must be of the same sizes in dst and src, got {shown(out)} and {shown(part)} at {index}"
+            )
         outs.append(out)
         parts.append(part)
     met = meeting_pair(outs)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
+from tritonparam._arguments import got, shown
+
 DEFAULT_NAME = "Parameter"
 LONGEST_NAME = 1024
 # The tables of sparse operators, which alone may be made on a server or be cached.
@@ -20,11 +22,11 @@ def checked_name(name: object) -> str:
         ValueError: It is too long, or no string (a ValueError because it is one in MindSpore).
     """
     if name is not None and not isinstance(name, str):
-        raise ValueError(f"name must be a string or None, got {name!r} of type {type(name).__name__}")
+        raise ValueError(f"name must be a string or None, {got(name)}")
     stripped = (name or "").strip()
     if len(stripped) > LONGEST_NAME:
         raise ValueError(
-            f"name must be of at most {LONGEST_NAME} characters, got {len(stripped)}: {stripped[:40]!r}..."
+            f"name must be of at most {LONGEST_NAME} characters, got {len(stripped)}: {shown(stripped[:40])}..."
         )
     return stripped or DEFAULT_NAME
 
@@ -41,9 +43,11 @@ def checked_prefix(prefix: object) -> str:
         '12_moments.a_'
     """
     if not isinstance(prefix, str):
-        raise TypeError(f"prefix must be a string, got {prefix!r} of type {type(prefix).__name__}")
+        raise TypeError(f"prefix must be a string, {got(prefix)}")
     if not _PREFIX.fullmatch(prefix):
-        raise ValueError(f"prefix must hold ASCII letters, digits, '_' and '.' and not start with '.', got {prefix!r}")
+        raise ValueError(
+            f"prefix must hold ASCII letters, digits, '_' and '.' and not start with '.', got {shown(prefix)}"
+        )
     return prefix
 
 
@@ -54,7 +58,7 @@ def checked_bool(argument: str, value: object) -> bool:
         TypeError: It is anything else, a NumPy bool and 0 and 1 included.
     """
     if not isinstance(value, bool):
-        raise TypeError(f"{argument} must be a bool, got {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{argument} must be a bool, {got(value)}")
     return value
 
 
@@ -66,9 +70,9 @@ def checked_group(argument: str, value: object) -> int:
         ValueError: It is negative.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} must be an int >= 0, got {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{argument} must be an int >= 0, {got(value)}")
     if value < 0:
-        raise ValueError(f"{argument} must be an int >= 0, got {value!r}")
+        raise ValueError(f"{argument} must be an int >= 0, got {shown(value)}")
     return value
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tritonparam._arguments import shown
 from tritonparam.dtype import DTypeLike
 from tritonparam.parameter.attributes import Attributes
 from tritonparam.parameter.clones import fill_clones
@@ -153,7 +154,7 @@ class Parameter(Attributes):
                 return self
             checked_bool("set_sliced", set_sliced)
             if layout is None and rank is not None:
-                raise ValueError(f"rank goes with layout; without one it must be None, got {rank!r}")
+                raise ValueError(f"rank goes with layout; without one it must be None, got {shown(rank)}")
             box = Box.whole(self.shape) if layout is None else box_of(layout, self.shape, rank)
             whole = self.shape
             realize([self], device, backend, {self: box})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tritonparam._arguments import entries, got, shown
 from tritonparam.dtype import DTypeLike
 from tritonparam.parameter.clones import fill_clones
 from tritonparam.parameter.flags import TABLE, checked_name, checked_prefix
@@ -36,18 +37,18 @@ class ParameterTuple(tuple[Parameter, ...]):
 
     def __new__(cls, parameters: Iterable[Parameter]) -> ParameterTuple:
         if isinstance(parameters, Tensor):
-            raise TypeError(f"parameters must be an iterable of Parameters, got the single {parameters!r}")
-        members = tuple(parameters)
+            raise TypeError(f"parameters must be an iterable of Parameters, got the single {shown(parameters)}")
+        members = tuple(entries("parameters", parameters, "an iterable of Parameters"))
         for index, member in enumerate(members):
             if not isinstance(member, Parameter):
-                raise TypeError(
-                    f"parameters must hold Parameters only, got {member!r} of type {type(member).__name__} at {index}"
-                )
+                raise TypeError(f"parameters must hold Parameters only, {got(member)} at {index}")
         places: dict[str, int] = {}
         for index, member in enumerate(members):
             first = places.setdefault(member.name, index)
             if members[first] is not member:
-                raise ValueError(f"parameters must have different names, got {member.name!r} at {first} and at {index}")
+                raise ValueError(
+                    f"parameters must have different names, got {shown(member.name)} at {first} and at {index}"
+                )
         return super().__new__(cls, members)
 
     def init_data(self, *, device: Device = None, backend: str | None = None) -> ParameterTuple:
@@ -102,7 +103,7 @@ class ParameterTuple(tuple[Parameter, ...]):
         distinct = {id(member): (member, checked_name(f"{before}.{member.name}")) for member in self}
         for member, name in distinct.values():
             if member.cache_enable and not name.endswith(TABLE):
-                raise RuntimeError(f"cache_enable must be False unless the name ends in {TABLE!r}, got {name!r}")
+                raise RuntimeError(f"cache_enable must be False unless the name ends in {TABLE!r}, got {shown(name)}")
         made = {key: (member, member._like(name)) for key, (member, name) in distinct.items()}
         fill_clones(made.values(), init, dtype)
         return ParameterTuple(made[id(member)][1] for member in self)

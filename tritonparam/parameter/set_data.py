@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from tritonparam import dtype as mstype
+from tritonparam._arguments import got, shown
 from tritonparam.dtype import DType, as_dtype, float32, int32
 from tritonparam.initializer import initializer
 from tritonparam.parameter.attributes import Attributes
-from tritonparam.plan import Box, box_of_box, check_memory
+from tritonparam.plan import Box, box_of_box, check_memory, check_strided
 from tritonparam.stream import Constant, Generator
 from tritonparam.tensor import (
     Initializer,
@@ -72,29 +73,30 @@ def casts(own: DType, wanted: DType) -> bool:
 def _number(argument: str, value: float, dtype: DType) -> Constant:
     if isinstance(value, float) and not dtype.is_floating_point:
         raise TypeError(
-            f"{argument} must be an int for a parameter of dtype {dtype}, got the float {value!r}; "
+            f"{argument} must be an int for a parameter of dtype {dtype}, got the float {shown(value)}; "
             "set_dtype changes the dtype"
         )
     try:
         return fit(Constant(value), dtype)
     except ValueError as error:
-        raise ValueError(f"{argument} must fit into {dtype}, got {value!r}: {error}") from None
+        raise ValueError(f"{argument} must fit into {dtype}, got {shown(value)}: {error}") from None
 
 
 def copy_of_input(default_input: Any) -> TorchTensor:
     """What a parameter made of data holds: a copy of it, Python ints as Int32 and floats as Float32."""
     if isinstance(default_input, (bool, np.bool_)):
-        raise ValueError(f"default_input must not be a bool, got {default_input!r}")
+        raise ValueError(f"default_input must not be a bool, got {shown(default_input)}")
     if isinstance(default_input, Initializer):
         raise TypeError(
-            f"default_input must be a Tensor, such as initializer({default_input!r}, shape), got the Initializer itself"
+            f"default_input must be a Tensor, such as initializer({shown(default_input)}, shape), "
+            "got the Initializer itself"
         )
     if isinstance(default_input, Tensor):
         return copy_of_data("default_input", default_input.torch)
     if not isinstance(default_input, (torch.Tensor, int, float, np.ndarray, np.generic, list)):
         raise TypeError(
             "default_input must be a Tensor, a torch tensor, an int, a float, a NumPy array or scalar or a list, "
-            f"got {default_input!r} of type {type(default_input).__name__}"
+            f"{got(default_input)}"
         )
     if isinstance(default_input, torch.Tensor):
         _check_values("default_input", default_input)
@@ -170,22 +172,22 @@ def _as_data(argument: str, data: Any, dtype: DType) -> Values:
         _check_values(argument, data)
         return Values(check_memory(argument, data.resolve_neg()))
     if isinstance(data, np.ndarray):
-        as_dtype(data.dtype)
+        as_dtype(data.dtype, f"the dtype of {argument}")
         return Values(data)
     if isinstance(data, np.generic):
         data = data.item()
     if isinstance(data, (bool, int, float)):
         return Values(_number(argument, data, dtype))
     raise TypeError(
-        f"{argument} must be a Tensor, an Initializer, an int, a float, a NumPy array or a torch tensor, "
-        f"got {data!r} of type {type(data).__name__}"
+        f"{argument} must be a Tensor, an Initializer, an int, a float, a NumPy array or a torch tensor, {got(data)}"
     )
 
 
 def _check_values(argument: str, data: TorchTensor) -> None:
+    check_strided(argument, data)
     if data.is_meta or data.layout is not torch.strided:
         raise ValueError(f"{argument} must be a strided tensor with values, got {data.layout} on {data.device}")
-    as_dtype(data.dtype)
+    as_dtype(data.dtype, f"the dtype of {argument}")
 
 
 def _taken(argument: str, values: Values, own: DType) -> Values:
@@ -210,7 +212,9 @@ def incoming(argument: str, data: Any, owner: Attributes, any_shape: bool) -> Va
     is_law = isinstance(data, Initializer)
     values = _by_law(data, owner, owner.dtype) if is_law else _as_data(argument, data, owner.dtype)
     if not any_shape and values.shape != owner.shape:
-        raise ValueError(f"{argument} must have shape {owner.shape} unless slice_shape is True, got {values.shape}")
+        raise ValueError(
+            f"{argument} must have shape {shown(owner.shape)} unless slice_shape is True, got {shown(values.shape)}"
+        )
     return _taken(argument, values, owner.dtype)
 
 
@@ -223,7 +227,9 @@ def incoming_box(argument: str, data: Any, owner: Attributes, box: Box) -> Value
         return Values(box.of(values.source))  # type: ignore[arg-type]
     values = _as_data(argument, data, owner.dtype)
     if values.shape != box.sizes and not isinstance(values.source, Constant):
-        raise ValueError(f"{argument} must have the shape of box, {box.sizes}, or be a number, got {values.shape}")
+        raise ValueError(
+            f"{argument} must have the shape of box, {shown(box.sizes)}, or be a number, got {shown(values.shape)}"
+        )
     return _taken(argument, values, owner.dtype)
 
 
@@ -236,5 +242,5 @@ def cloned_data(init: Any, owner: Attributes, own: DType, dtype: DType) -> Value
     if not isinstance(init, Tensor):
         return _by_law(init, owner, dtype)
     if init.shape != owner.shape:
-        raise ValueError(f"init must have shape {owner.shape}, got {init.shape}")
+        raise ValueError(f"init must have shape {shown(owner.shape)}, got {shown(init.shape)}")
     return _taken("init", _as_data("init", init, dtype), dtype)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from tritonparam.plan.arrays import view_of_array
 from tritonparam.plan.backends import resolve_backend
+from tritonparam.plan.box_set import BoxSet
 from tritonparam.plan.boxes import as_box, box_in, box_of_box, meeting_pair, meets_any
 from tritonparam.plan.copy import CAST_DTYPES, Copy
 from tritonparam.plan.devices import MissingDeviceError, checked_device, named_device
 from tritonparam.plan.fill import RANDOM_DTYPES, Fill
 from tritonparam.plan.huge_pages import ask_for_huge_pages
-from tritonparam.plan.memory import check_memory, check_writable, is_deferred, overlap
+from tritonparam.plan.memory import check_memory, check_strided, check_writable, is_deferred, overlap
 from tritonparam.plan.plan import Plan
 from tritonparam.plan.views import Box, Placement, View, apart, cut_boxes, placement
 
@@ -21,6 +22,7 @@ __all__ = [
     "CAST_DTYPES",
     "RANDOM_DTYPES",
     "Box",
+    "BoxSet",
     "Copy",
     "Fill",
     "MissingDeviceError",
@@ -33,6 +35,7 @@ __all__ = [
     "box_in",
     "box_of_box",
     "check_memory",
+    "check_strided",
     "check_writable",
     "checked_device",
     "cut_boxes",

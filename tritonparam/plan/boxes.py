@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tritonparam._arguments import got, shown
 from tritonparam.plan.views import Box
 
 if TYPE_CHECKING:
@@ -27,11 +28,11 @@ def as_box(argument: str, box: Any) -> Box:
         Box(offsets=(1,), sizes=(2,))
     """
     try:
-        return Box(*(tuple(map(operator.index, getattr(box, side))) for side in ("offsets", "sizes")))
-    except (AttributeError, TypeError):
-        raise TypeError(
-            f"{argument} must be a Box, or have offsets and sizes of ints, got {box!r} of type {type(box).__name__}"
-        ) from None
+        return Box(box.offsets, box.sizes)
+    except ValueError as error:
+        raise ValueError(f"{argument} must be a Box: {error}") from None
+    except Exception:
+        raise TypeError(f"{argument} must be a Box, or have offsets and sizes of ints, {got(box)}") from None
 
 
 def box_in(argument: str, box: Any, shape: tuple[int, ...]) -> Box:
@@ -43,7 +44,7 @@ def box_in(argument: str, box: Any, shape: tuple[int, ...]) -> Box:
     """
     checked = as_box(argument, box)
     if not checked.lies_in(shape):
-        raise ValueError(f"{argument} must lie in a tensor of shape {shape}, got {checked}")
+        raise ValueError(f"{argument} must lie in a tensor of shape {shown(shape)}, got {shown(checked)}")
     return checked
 
 

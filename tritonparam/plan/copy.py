@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tritonparam._arguments import got, shown
 from tritonparam.plan.arrays import view_of_array
 from tritonparam.plan.memory import check_memory, check_writable, overlap
 from tritonparam.plan.views import Box
@@ -101,12 +102,14 @@ def _readable(source: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
 
 def _check_shapes(out: torch.Tensor, source: torch.Tensor) -> None:
     if out.shape != source.shape:
-        raise ValueError(f"source must have the shape of out, {tuple(out.shape)}, got {tuple(source.shape)}")
+        raise ValueError(
+            f"source must have the shape of out, {shown(tuple(out.shape))}, got {shown(tuple(source.shape))}"
+        )
 
 
 def _in_box(argument: str, tensor: torch.Tensor, box: Box, backwards: tuple[int, ...] = ()) -> torch.Tensor:
     if not isinstance(box, Box):
-        raise TypeError(f"{argument} must be a Box, got {box!r} of type {type(box).__name__}")
+        raise TypeError(f"{argument} must be a Box, {got(box)}")
     if not box.lies_in(tuple(tensor.shape)):
-        raise ValueError(f"{argument} must lie in a tensor of shape {tuple(tensor.shape)}, got {box}")
+        raise ValueError(f"{argument} must lie in a tensor of shape {shown(tuple(tensor.shape))}, got {shown(box)}")
     return box.mirrored(tensor.shape, backwards).of(tensor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from tritonparam._arguments import got, shown
 from tritonparam.plan.backends import resolve_backend
 
 
@@ -23,11 +24,16 @@ def named_device(device: torch.device | str) -> torch.device:
         device(type='cuda', index=3)
     """
     if not isinstance(device, (str, torch.device)):
-        raise TypeError(f"device must be a string or a torch.device, got {device!r} of type {type(device).__name__}")
+        raise TypeError(f"device must be a string or a torch.device, {got(device)}")
     try:
-        return torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device must be a cpu or cuda device, got {device!r}") from None
+        place = torch.device(device)
+        index = place.index or 0
+        # torch keeps an index in 8 bits and does not say so: "cuda:256" is "cuda:0" to it.
+        if index >= 0 and (isinstance(device, torch.device) or int(device.partition(":")[2] or index) == index):
+            return place
+    except (RuntimeError, ValueError):
+        pass
+    raise ValueError(f"device must be a cpu or cuda device, got {shown(device)}")
 
 
 def checked_device(device: torch.device | str | None, backend: str | None = None) -> torch.device:
@@ -56,7 +62,7 @@ def checked_device(device: torch.device | str | None, backend: str | None = None
             raise
         place = torch.device("cuda")  # the default one, if it is CUDA, asks CUDA for its index
     if place.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be a cpu or cuda device, got {str(place)!r}")
+        raise ValueError(f"device must be a cpu or cuda device, got {shown(str(place))}")
     if place.type == "cuda":
         if forked:
             raise RuntimeError(
@@ -66,7 +72,8 @@ def checked_device(device: torch.device | str | None, backend: str | None = None
         count = torch.cuda.device_count()
         if (place.index or 0) >= count:
             raise MissingDeviceError(
-                f"device must be a device of this machine, got {str(place)!r}: this machine has {count} CUDA devices"
+                f"device must be a device of this machine, got {shown(str(place))}: "
+                f"this machine has {count} CUDA devices"
             )
     resolve_backend(place, backend)
     return place

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 
 import torch
 
+from tritonparam._arguments import integers, shown
 from tritonparam.plan.memory import check_memory, check_writable
 from tritonparam.stream import LAWS, Constant, Law, TruncatedNormal, constant_tensor, contiguous_start, float32_bounds
 
@@ -55,7 +55,7 @@ class Fill:
     ) -> None:
         check_memory("out", out)
         if not isinstance(law, _LAW_TYPES):
-            raise TypeError(f"law must be one of {sorted(LAWS)}, got {law!r}")
+            raise TypeError(f"law must be one of {sorted(LAWS)}, got {shown(law)}")
         if type(law) is Constant:
             if out.dtype == torch.complex128:
                 raise TypeError("out must not be complex128")
@@ -67,7 +67,7 @@ class Fill:
         elif type(law) is TruncatedNormal:
             float32_bounds(law)  # are there any?
         if type(key) is not int or not 0 <= key < 2**64:
-            raise ValueError(f"key must be an int in [0, 2**64), got {key!r}")
+            raise ValueError(f"key must be an int in [0, 2**64), got {shown(key)}")
         is_contiguous = out.is_contiguous()
         if not is_contiguous:
             check_writable("out", out)
@@ -78,8 +78,8 @@ class Fill:
             self.shape, self.offsets = sizes, (0,) * len(sizes)
             self.run_start = 0 if is_contiguous else None
             return
-        self.shape = sizes if shape is None else _ints("shape", shape)
-        self.offsets = (0,) * len(self.shape) if offsets is None else _ints("offsets", offsets)
+        self.shape = sizes if shape is None else integers("shape", shape)
+        self.offsets = (0,) * len(self.shape) if offsets is None else integers("offsets", offsets)
         _check_box(self.shape, self.offsets, sizes)
         self.run_start = contiguous_start(self.shape, self.offsets, sizes) if is_contiguous else None
 
@@ -88,19 +88,15 @@ class Fill:
         return f"Fill(out={tuple(self.out.shape)} {self.out.dtype}, law={self.law!r}, key={self.key:#x}, {box})"
 
 
-def _ints(argument: str, values: Sequence[int]) -> tuple[int, ...]:
-    try:
-        return tuple(map(operator.index, values))
-    except TypeError:
-        raise TypeError(f"{argument} must hold ints, got {values!r}") from None
-
-
 def _check_box(shape: tuple[int, ...], offsets: tuple[int, ...], sizes: tuple[int, ...]) -> None:
     if not len(shape) == len(offsets) == len(sizes):
         raise ValueError(
-            f"shape, offsets and out must have the same rank, got {shape}, {offsets} and out of shape {sizes}"
+            f"shape, offsets and out must have the same rank, got {shown(shape)}, {shown(offsets)} "
+            f"and out of shape {sizes}"
         )
     if math.prod(shape) > 2**63:
-        raise ValueError(f"shape must come to at most 2**63 elements, got {shape}")
+        raise ValueError(f"shape must come to at most 2**63 elements, got {shown(shape)}")
     if any(o < 0 or o + s > n for n, o, s in zip(shape, offsets, sizes, strict=True)):
-        raise ValueError(f"the box must lie in the tensor, got offsets {offsets} and sizes {sizes} in shape {shape}")
+        raise ValueError(
+            f"the box must lie in the tensor, got offsets {shown(offsets)} and sizes {sizes} in shape {shown(shape)}"
+        )

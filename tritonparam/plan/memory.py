@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -21,11 +22,13 @@ def check_memory(argument: str, tensor: Any) -> torch.Tensor:
 
     Raises:
         TypeError: It is no torch.Tensor.
-        ValueError: It is sparse, quantized, on the meta device, a conjugate or negative view, or of a class that stands
-            for other tensors, as DTensor and FakeTensor do.
+        ValueError: It is sparse, nested, quantized, without a shape yet, on the meta device, a conjugate or negative
+            view, or of a class that stands for other tensors, as DTensor and FakeTensor do.
     """
     if type(tensor) not in _PLAIN:
         _check_class(argument, tensor)
+    if tensor.is_nested:
+        check_strided(argument, tensor)
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
         raise ValueError(f"{argument} must be a strided tensor with storage, got {tensor.layout} on {tensor.device}")
     if tensor.is_conj() or tensor.is_neg():
@@ -34,10 +37,26 @@ def check_memory(argument: str, tensor: Any) -> torch.Tensor:
     return checked
 
 
-def _check_class(argument: str, tensor: object) -> None:
+def check_strided(argument: str, tensor: Any) -> None:
+    """Let torch tensors pass that have a shape and strides.
+
+    Raises:
+        TypeError: It is no torch.Tensor.
+        ValueError: It is sparse, nested or without a shape yet.
+    """
     if not isinstance(tensor, torch.Tensor):
-        hint = "; its .torch is one" if isinstance(getattr(tensor, "torch", None), torch.Tensor) else ""
-        raise TypeError(f"{argument} must be a torch.Tensor, got {type(tensor).__name__}{hint}")
+        # Of the class, not of the object, whose attributes may raise.
+        hint = "; its .torch is one" if isinstance(getattr(type(tensor), "torch", None), property) else ""
+        raise TypeError(f"{argument} must be a torch.Tensor, got {type(tensor).__name__[:100]}{hint}")
+    if is_lazy(tensor):
+        raise ValueError(f"{argument} must have a shape, got a {type(tensor).__name__}, which has none yet")
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        kind = "a nested tensor" if tensor.is_nested else f"one of layout {tensor.layout}"
+        raise ValueError(f"{argument} must be a strided tensor, got {kind}")
+
+
+def _check_class(argument: str, tensor: Any) -> None:
+    check_strided(argument, tensor)
     if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         raise ValueError(
             f"{argument} must be a tensor with memory of its own, got {type(tensor).__name__}, which stands for others"

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 
+from tritonparam._arguments import entries
 from tritonparam.plan.backends import Backend, RunnablePlan, resolve_backend
 from tritonparam.plan.copy import Copy
 from tritonparam.plan.fill import Fill
@@ -45,11 +46,12 @@ class Plan:
     """
 
     def __init__(self, operations: Iterable[Fill | Copy], backend: str | None = None) -> None:
-        self.operations: tuple[Fill | Copy, ...] = tuple(operations)
+        wanted = entries("operations", operations, "an iterable of Fills and Copies")
+        self.operations: tuple[Fill | Copy, ...] = tuple(wanted)
         groups: dict[torch.device, tuple[list[Fill], list[Copy]]] = {}
         for operation in self.operations:
             if not isinstance(operation, (Fill, Copy)):
-                raise TypeError(f"operations must hold Fill and Copy objects, got {type(operation).__name__}")
+                raise TypeError(f"operations must hold Fill and Copy objects, got {type(operation).__name__[:100]}")
             fills, copies = groups.setdefault(operation.out.device, ([], []))
             if isinstance(operation, Fill):
                 fills.append(operation)

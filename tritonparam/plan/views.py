@@ -9,14 +9,21 @@ from dataclasses import dataclass
 
 import torch
 
+from tritonparam._arguments import got, integers, shown
+from tritonparam.plan.memory import check_strided
+
 
 @dataclass(frozen=True, slots=True)
 class Box:
     """A box of a tensor: where it starts and how far it goes, dimension by dimension.
 
     Attributes:
-        offsets: The index of its first element.
-        sizes: Its shape.
+        offsets: The index of its first element; any iterable of ints becomes a tuple.
+        sizes: Its shape, likewise.
+
+    Raises:
+        TypeError: offsets or sizes holds anything but ints.
+        ValueError: They are not of one length.
 
     Examples:
         >>> Box((1, 0), (2, 3)).of(torch.arange(12).view(4, 3)).tolist()
@@ -26,28 +33,60 @@ class Box:
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        for argument in ("offsets", "sizes"):
+            given = getattr(self, argument)
+            ints = integers(argument, given)
+            if ints is not given:
+                object.__setattr__(self, argument, ints)
+        if len(self.offsets) != len(self.sizes):
+            raise ValueError(
+                f"offsets and sizes must be of one length, got {shown(self.offsets)} and {shown(self.sizes)}"
+            )
+
     @classmethod
     def whole(cls, shape: Iterable[int]) -> Box:
-        """The box that is all of a tensor of `shape`."""
-        sizes = tuple(shape)
+        """The box that is all of a tensor of `shape`.
+
+        Raises:
+            TypeError: shape holds anything but ints.
+        """
+        sizes = integers("shape", shape)
         return cls((0,) * len(sizes), sizes)
 
     def lies_in(self, shape: Sequence[int]) -> bool:
-        """Whether it is a box of a tensor of `shape`."""
-        return len(self.offsets) == len(self.sizes) == len(shape) and all(
+        """Whether it is a box of a tensor of `shape`.
+
+        Raises:
+            TypeError: shape holds anything but ints.
+        """
+        extents = integers("shape", shape)
+        return len(self.offsets) == len(extents) and all(
             offset >= 0 and size >= 0 and offset + size <= extent
-            for offset, size, extent in zip(self.offsets, self.sizes, shape, strict=True)
+            for offset, size, extent in zip(self.offsets, self.sizes, extents, strict=True)
         )
 
     def meet(self, other: Box) -> Box | None:
-        """The elements in both boxes; None where there are none."""
+        """The elements in both boxes; None where there are none.
+
+        Raises:
+            TypeError: other is no Box.
+            ValueError: It has another number of dimensions.
+        """
+        self._check_other("other", other)
         starts = tuple(map(max, self.offsets, other.offsets))
         ends = map(min, self._ends(), other._ends())
         sizes = tuple(end - start for start, end in zip(starts, ends, strict=True))
         return Box(starts, sizes) if all(size > 0 for size in sizes) else None
 
     def minus(self, inner: Box) -> list[Box]:
-        """Disjoint boxes that hold the elements of this box outside `inner`, which lies within it."""
+        """Disjoint boxes that hold the elements of this box outside `inner`, which lies within it.
+
+        Raises:
+            TypeError: inner is no Box.
+            ValueError: It has another number of dimensions.
+        """
+        self._check_other("inner", inner)
         rest, offsets, sizes = [], list(self.offsets), list(self.sizes)
         for d, (start, size) in enumerate(zip(inner.offsets, inner.sizes, strict=True)):
             end = offsets[d] + sizes[d]
@@ -60,29 +99,56 @@ class Box:
     def within(self, outer: Box) -> Box:
         """This box as a box of what lies in `outer`, which contains it.
 
+        Raises:
+            TypeError: outer is no Box.
+            ValueError: It has another number of dimensions.
+
         Examples:
             >>> Box((5, 2), (2, 3)).within(Box((4, 2), (3, 3)))
             Box(offsets=(1, 0), sizes=(2, 3))
         """
+        self._check_other("outer", outer)
         return Box(tuple(o - first for o, first in zip(self.offsets, outer.offsets, strict=True)), self.sizes)
 
     def mirrored(self, shape: Sequence[int], dims: Iterable[int]) -> Box:
         """This box of a tensor of `shape`, counted from its end along `dims`.
 
+        Raises:
+            TypeError: shape or dims holds anything but ints.
+            ValueError: shape has another number of dimensions, or dims names one that it does not have.
+
         Examples:
             >>> Box((1, 0), (2, 3)).mirrored((5, 4), (0,))
             Box(offsets=(2, 0), sizes=(2, 3))
         """
-        offsets = list(self.offsets)
-        for d in dims:
-            offsets[d] = shape[d] - self.offsets[d] - self.sizes[d]
+        extents, axes, offsets = integers("shape", shape), integers("dims", dims), list(self.offsets)
+        if len(extents) != len(offsets):
+            raise ValueError(f"shape must have the {len(offsets)} dimensions of the box, got {shown(extents)}")
+        if any(not -len(offsets) <= d < len(offsets) for d in axes):
+            raise ValueError(f"dims must be dimensions of the box {self}, got {shown(axes)}")
+        for d in axes:
+            offsets[d] = extents[d] - self.offsets[d] - self.sizes[d]
         return Box(tuple(offsets), self.sizes)
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The elements of `tensor` in this box, as a view of it."""
+        """The elements of `tensor` in this box, as a view of it.
+
+        Raises:
+            TypeError: tensor is no torch.Tensor.
+            ValueError: It is sparse, nested or without a shape, or the box does not lie in it.
+        """
+        check_strided("tensor", tensor)
+        if not self.lies_in(tensor.shape):
+            raise ValueError(f"the box must lie in tensor, of shape {shown(tuple(tensor.shape))}, got {shown(self)}")
         for d, (offset, size) in enumerate(zip(self.offsets, self.sizes, strict=True)):
             tensor = tensor.narrow(d, offset, size)
         return tensor
+
+    def _check_other(self, argument: str, other: object) -> None:
+        if not isinstance(other, Box):
+            raise TypeError(f"{argument} must be a Box, {got(other)}")
+        if len(other.sizes) != len(self.sizes):
+            raise ValueError(f"{argument} must have the {len(self.sizes)} dimensions of the box, got {shown(other)}")
 
     def _ends(self) -> tuple[int, ...]:
         return tuple(offset + size for offset, size in zip(self.offsets, self.sizes, strict=True))

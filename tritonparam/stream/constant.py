@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from tritonparam._arguments import shown
 from tritonparam.stream.law import FLOAT32_MAX, Constant
 
 SIGNED_BY_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -25,7 +26,7 @@ def _made(value: float | int | bool, dtype: torch.dtype) -> torch.Tensor:
     if dtype.is_floating_point or dtype.is_complex:
         kind, largest = ("float64", sys.float_info.max) if dtype == torch.float64 else ("float32", FLOAT32_MAX)
         if largest < abs(value) < math.inf:
-            raise ValueError(f"value must be a {kind} number for dtype {dtype}, got {value!r}")
+            raise ValueError(f"value must be a {kind} number for dtype {dtype}, got {shown(value)}")
         wide = torch.tensor(value, dtype=torch.float64, device="cpu")
         if dtype in (torch.float64, torch.complex64):
             return wide.to(dtype)
@@ -34,7 +35,7 @@ def _made(value: float | int | bool, dtype: torch.dtype) -> torch.Tensor:
         return wide.to(torch.float32).to(dtype)
     low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     if not low <= value <= high or value != int(value):
-        raise ValueError(f"value must be a whole number in [{low}, {high}] for dtype {dtype}, got {value!r}")
+        raise ValueError(f"value must be a whole number in [{low}, {high}] for dtype {dtype}, got {shown(value)}")
     return torch.tensor(int(value), dtype=dtype, device="cpu")
 
 
@@ -49,7 +50,8 @@ def constant_tensor(law: Constant, dtype: torch.dtype) -> torch.Tensor:
         >>> constant_tensor(Constant(0.1), torch.bfloat16)
         tensor(0.1001, dtype=torch.bfloat16)
     """
-    return _tensor(law.value, repr(law.value), dtype)
+    value = law.value
+    return _tensor(value, f"{type(value).__name__}{math.copysign(1, value) if isinstance(value, float) else ''}", dtype)
 
 
 def constant_bits(law: Constant, dtype: torch.dtype) -> int:

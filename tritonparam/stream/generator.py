@@ -11,6 +11,7 @@ from numbers import Integral
 from types import TracebackType
 from typing import Any
 
+from tritonparam._arguments import got, shown
 from tritonparam._locks import across_forks
 from tritonparam.stream.key import derive_key
 
@@ -20,9 +21,9 @@ _COUNTING = across_forks()
 
 def _checked_seed(seed: object) -> int:
     if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise TypeError(f"seed must be an int, got {seed!r} of type {type(seed).__name__}")
+        raise TypeError(f"seed must be an int, {got(seed)}")
     if not 0 <= int(seed) < 2**64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+        raise ValueError(f"seed must be in [0, 2**64), got {shown(seed)}")
     return int(seed)
 
 
@@ -75,7 +76,7 @@ class Generator:
             [True, True, True]
         """
         if not isinstance(name, str):
-            raise TypeError(f"name must be a string, got {name!r} of type {type(name).__name__}")
+            raise TypeError(f"name must be a string, {got(name)}")
         with _COUNTING:
             occurrence = self._occurrences.get(name, 0)
             key = derive_key(self._seed, name, occurrence)

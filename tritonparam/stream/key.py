@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import struct
 
+from tritonparam._arguments import got, shown
+
 STREAM_VERSION = 1
 _PREFIX = b"tritonparam.v1"
 
@@ -32,17 +34,17 @@ def derive_key(seed: int, name: str, occurrence: int = 0) -> int:
         if isinstance(seed, bool) or isinstance(occurrence, bool):
             raise struct.error
         head = struct.pack("<QQ", seed, occurrence)
-    except struct.error:
+    except Exception:
         for argument, value in (("seed", seed), ("occurrence", occurrence)):
             if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{argument} must be an int, got {value!r} of type {type(value).__name__}") from None
+                raise TypeError(f"{argument} must be an int, {got(value)}") from None
             if not 0 <= value < 2**64:
-                raise ValueError(f"{argument} must be in [0, 2**64), got {value}") from None
+                raise ValueError(f"{argument} must be in [0, 2**64), got {shown(value)}") from None
         raise
     if not isinstance(name, str):
-        raise TypeError(f"name must be a string, got {name!r} of type {type(name).__name__}")
+        raise TypeError(f"name must be a string, {got(name)}")
     try:
         text = name.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"name must be encodable as UTF-8, got {name!r}") from None
+        raise ValueError(f"name must be encodable as UTF-8, got {shown(name)}") from None
     return int.from_bytes(hashlib.blake2b(_PREFIX + head + text, digest_size=8).digest(), "little")

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tritonparam._arguments import got, shown
+
 FLOAT32_MAX = 3.4028234663852886e38
 _REACH = 6.77  # no normal value lies further out, in standard deviations
 
@@ -26,13 +28,13 @@ def _number(owner: object, argument: str, *, finite: bool = True) -> float:
     """
     value = getattr(owner, argument)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{argument} must be a real number, got {value!r} of type {type(value).__name__}")
+        raise TypeError(f"{argument} must be a real number, {got(value)}")
     try:
         number = float(value)
     except OverflowError:  # an int beyond float64
         number = math.inf if value > 0 else -math.inf
     if math.isnan(number) or (finite and not abs(number) <= FLOAT32_MAX):
-        raise ValueError(f"{argument} must be a finite float32 number, got {value!r}")
+        raise ValueError(f"{argument} must be a finite float32 number, got {shown(value)}")
     number += 0.0
     object.__setattr__(owner, argument, number)
     return number
@@ -52,7 +54,7 @@ class Constant:
 
     def __post_init__(self) -> None:
         if not isinstance(self.value, (bool, int, float)):
-            raise TypeError(f"value must be a number or a bool, got {self.value!r} of type {type(self.value).__name__}")
+            raise TypeError(f"value must be a number or a bool, {got(self.value)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,9 @@ class Uniform:
     def __post_init__(self) -> None:
         low, high = _number(self, "low"), _number(self, "high")
         if not low <= high:
-            raise ValueError(f"low must not be above high, got low={self.low!r}, high={self.high!r}")
+            raise ValueError(f"low must not be above high, got low={shown(self.low)}, high={shown(self.high)}")
         if high - low > 2.0**127:
-            raise ValueError(f"high - low must be at most 2**127, got low={self.low!r}, high={self.high!r}")
+            raise ValueError(f"high - low must be at most 2**127, got low={shown(self.low)}, high={shown(self.high)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,9 @@ class Normal:
     def __post_init__(self) -> None:
         mean, std = _number(self, "mean"), _number(self, "std")
         if std < 0:
-            raise ValueError(f"std must be >= 0, got {self.std!r}")
+            raise ValueError(f"std must be >= 0, got {shown(self.std)}")
         if abs(mean) + _REACH * std > FLOAT32_MAX:
-            raise ValueError(f"mean and std must keep every value in float32, got {self!r}")
+            raise ValueError(f"mean and std must keep every value in float32, got {shown(self)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +128,13 @@ class TruncatedNormal:
         mean, std = _number(self, "mean"), _number(self, "std")
         low, high = _number(self, "low", finite=False), _number(self, "high", finite=False)
         if std <= 0:
-            raise ValueError(f"std must be > 0, got {self.std!r}")
+            raise ValueError(f"std must be > 0, got {shown(self.std)}")
         if not low < high:
-            raise ValueError(f"low must be below high, got low={self.low!r}, high={self.high!r}")
+            raise ValueError(f"low must be below high, got low={shown(self.low)}, high={shown(self.high)}")
         if (low - mean) / std > 10 or (high - mean) / std < -10:
-            raise ValueError(f"[low, high] must come within 10 std of the mean, got {self!r}")
+            raise ValueError(f"[low, high] must come within 10 std of the mean, got {shown(self)}")
         if (high - low) / std < 1e-30:
-            raise ValueError(f"low and high must be at least 1e-30 std apart, got {self!r}")
+            raise ValueError(f"low and high must be at least 1e-30 std apart, got {shown(self)}")
 
 
 @lru_cache(maxsize=1024)
@@ -149,7 +151,7 @@ def float32_bounds(law: TruncatedNormal) -> tuple[np.float32, np.float32]:
     largest = np.float32(FLOAT32_MAX)
     low, high = max(_round_up(law.low), -largest), min(np.float32(0) - _round_up(-law.high), largest)
     if not low <= high:
-        raise ValueError(f"[low, high] must contain a float32 number, got {law!r}")
+        raise ValueError(f"[low, high] must contain a float32 number, got {shown(law)}")
     return low, high
 
 
@@ -188,7 +190,7 @@ def law_from_json(record: dict[str, Any]) -> Law:
     parameters = dict(record)
     kind = parameters.pop("kind", None)
     if kind not in LAWS:
-        raise ValueError(f"kind must be one of {sorted(LAWS)}, got {kind!r}")
+        raise ValueError(f"kind must be one of {sorted(LAWS)}, got {shown(kind)}")
     try:
         return LAWS[kind](**parameters)
     except TypeError as error:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tritonparam._arguments import got, shown
 from tritonparam.plan import Box
 
 
@@ -35,7 +36,7 @@ def mesh_box(layout: tuple[Any, ...], shape: tuple[int, ...], rank: int | None =
             the mesh has dimensions, or the process is not in the mesh.
     """
     if len(layout) != 2:
-        raise ValueError(f"layout must be (device_mesh, placements), got {len(layout)} entries: {layout!r}")
+        raise ValueError(f"layout must be (device_mesh, placements), got {len(layout)} entries: {shown(layout)}")
     mesh, placements = layout
     dims = _dims(placements, mesh.ndim, len(shape))
     offsets, sizes = [0] * len(shape), list(shape)
@@ -54,11 +55,11 @@ def _dims(placements: Any, mesh_ndim: int, ndim: int) -> list[int | None]:
     from torch.distributed.tensor.placement_types import Placement
 
     if not isinstance(placements, (list, tuple)) or not all(isinstance(each, Placement) for each in placements):
-        raise TypeError(f"placements (layout[1]) must be a list or tuple of torch Placements, got {placements!r}")
+        raise TypeError(f"placements (layout[1]) must be a list or tuple of torch Placements, got {shown(placements)}")
     if len(placements) != mesh_ndim:
         raise ValueError(
             f"placements (layout[1]) must have one entry for each of the {mesh_ndim} dimensions of the mesh, "
-            f"got {placements!r}"
+            f"got {shown(placements)}"
         )
     dims: list[int | None] = []
     for placement in placements:
@@ -66,13 +67,14 @@ def _dims(placements: Any, mesh_ndim: int, ndim: int) -> list[int | None]:
         if type(placement) is Shard:
             if not -ndim <= placement.dim < ndim:
                 raise ValueError(
-                    f"placements (layout[1]) must cut one of the {ndim} dimensions of the tensor, got {placement!r}"
+                    f"placements (layout[1]) must cut one of the {ndim} dimensions of the tensor, "
+                    f"got {shown(placement)}"
                 )
             dims.append(placement.dim % ndim)
         elif type(placement) is Replicate:
             dims.append(None)
         else:
-            raise ValueError(f"placements (layout[1]) must hold Shard and Replicate only, got {placement!r}")
+            raise ValueError(f"placements (layout[1]) must hold Shard and Replicate only, got {shown(placement)}")
     return dims
 
 
@@ -86,8 +88,8 @@ def _coordinates(mesh: Any, rank: int | None) -> tuple[int, ...]:
             )
         return tuple(own)
     if type(rank) is not int:
-        raise TypeError(f"rank must be an int, got {rank!r} of type {type(rank).__name__}")
+        raise TypeError(f"rank must be an int, {got(rank)}")
     found = (mesh.mesh == rank).nonzero().tolist()
     if not found:
-        raise ValueError(f"rank must be one of the {mesh.size()} ranks of the device mesh, got {rank}")
+        raise ValueError(f"rank must be one of the {mesh.size()} ranks of the device mesh, got {shown(rank)}")
     return tuple(found[0])

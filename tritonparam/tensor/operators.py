@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 import torch
 
+from tritonparam._arguments import got, integer, integers, shown
 from tritonparam.dtype import DTypeLike, as_dtype
 from tritonparam.tensor.storage import copy_of_array
 
@@ -100,13 +101,21 @@ class Operators(Generic[Result]):
             (3, 2, 2.5)
         """
         if index is not None:
-            place = index if isinstance(index, tuple) else operator.index(index)
+            is_one = not isinstance(index, tuple)
+            place: Any = integer("index", index) if is_one else integers("index", index)  # type: ignore[arg-type]
+            if any(not -(2**63) <= each < 2**63 for each in ([place] if is_one else place)):
+                raise IndexError(f"index must lie in a tensor of shape {shown(self.shape)}, got {shown(index)}")
             if isinstance(place, tuple) and len(place) != len(self.shape):
-                raise IndexError(f"index must have one int for each of {len(self.shape)} dimensions, got {index!r}")
+                raise IndexError(
+                    f"index must have one int for each of {len(self.shape)} dimensions, got {shown(index)}"
+                )
             values = self._real()
             return (values if isinstance(place, tuple) else values.reshape(-1))[place].item()
         if any(size != 1 for size in self.shape):
-            raise ValueError(f"a tensor of exactly one element has one truth and one number, got shape {self.shape}")
+            raise ValueError(
+                "a tensor of exactly one element has one truth and, without an index, one number, "
+                f"got shape {shown(self.shape)}"
+            )
         return self._real().item()
 
     def tolist(self) -> Any:
@@ -123,13 +132,15 @@ class Operators(Generic[Result]):
         """The values in another dtype, in a new Tensor; with copy=False this one, where the dtype is already its own.
 
         Raises:
-            TypeError, ValueError: dtype is no dtype.
+            TypeError, ValueError: dtype is no dtype, or copy no bool.
 
         Examples:
             >>> from tritonparam import Tensor
             >>> Tensor([1.7, -1.7]).astype("int8")
             Tensor(shape=[2], dtype=Int8, value= [ 1, -1])
         """
+        if not isinstance(copy, (bool, np.bool_)):
+            raise TypeError(f"copy must be a bool, {got(copy)}")
         wanted, values = as_dtype(dtype).torch, self._real()
         if not copy and wanted is values.dtype:
             return self  # type: ignore[return-value]
@@ -151,7 +162,8 @@ class Operators(Generic[Result]):
         """The values in another shape, given as ints or as one list or tuple; one of them may be -1.
 
         Raises:
-            ValueError: The shape has another number of elements.
+            TypeError: The shape holds anything but ints.
+            ValueError: It has another number of elements.
 
         Examples:
             >>> from tritonparam import Tensor
@@ -159,11 +171,11 @@ class Operators(Generic[Result]):
             [[1, 2], [3, 4]]
         """
         sizes: Any = shape[0] if len(shape) == 1 and isinstance(shape[0], (list, tuple)) else shape
-        values = self._real()
+        wanted, values = integers("shape", sizes), self._real()
         try:
-            values = values.reshape(tuple(map(operator.index, sizes)))
-        except RuntimeError as error:
-            raise ValueError(f"shape must have {values.numel()} elements, got {tuple(sizes)}: {error}") from None
+            values = values.reshape(wanted)
+        except (RuntimeError, TypeError, ValueError):  # the last two of numbers beyond 64 bits
+            raise ValueError(f"shape must have {values.numel()} elements, got {shown(wanted)}") from None
         return self._wrap(values.clone())
 
     def view(self, *shape: int | Sequence[int]) -> Result:

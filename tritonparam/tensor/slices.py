@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
+from tritonparam._arguments import integer, shown
 from tritonparam.plan import Box
 from tritonparam.tensor.layout import box_of
 from tritonparam.tensor.storage import as_shape
@@ -32,15 +32,14 @@ def slice_box(
     """
     sizes = whole if shape is None else as_shape(shape)
     if len(sizes) != len(whole) or any(n % size for n, size in zip(whole, sizes, strict=True)):
-        raise ValueError(f"shape must cut {whole} into equal slices, got {sizes}")
+        raise ValueError(f"shape must cut {shown(whole)} into equal slices, got {shown(sizes)}")
     grid = tuple(n // size for n, size in zip(whole, sizes, strict=True))
     count = math.prod(grid)
     if slice_index is None and count > 1:
         raise ValueError(f"slice_index must be given where shape {sizes} makes {count} slices of {whole}, got None")
     index = 0 if slice_index is None else slice_index
-    if isinstance(index, bool) or not hasattr(index, "__index__"):
-        raise TypeError(f"slice_index must be an int, got {index!r} of type {type(index).__name__}")
+    index = integer("slice_index", index)
     if not 0 <= index < count:
-        raise ValueError(f"slice_index must be in [0, {count}), got {index!r}")
+        raise ValueError(f"slice_index must be in [0, {count}), got {shown(index)}")
     axes = tuple(range(len(grid)))[::-1]
-    return box_of((grid, axes, sizes, 0, True, opt_shard_group), whole, operator.index(index))
+    return box_of((grid, axes, sizes, 0, True, opt_shard_group), whole, index)

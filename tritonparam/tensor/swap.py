@@ -45,6 +45,8 @@ def exchange(mine: torch.Tensor, other: torch.Tensor) -> RemovableHandle | None:
     for hooks in ("_backward_hooks", "_post_accumulate_grad_hooks"):
         if getattr(mine, hooks) is not None:
             setattr(mine, hooks, getattr(mine, hooks))
+    if mine.grad_fn is not None and mine._backward_hooks:  # then it is this node that calls them
+        mine.grad_fn._register_hook_dict(mine)
     return None if node is None else node.register_prehook(_refuse_gradients)
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tritonparam._arguments import got, shown
 from tritonparam._locks import across_forks
 from tritonparam.dtype import DType, DTypeLike, as_dtype
-from tritonparam.plan import Box, check_memory, checked_device
+from tritonparam.plan import Box, check_memory, check_strided, checked_device
 from tritonparam.stream import Law, get_generator
 from tritonparam.tensor.content import Content, Initializer, Pattern, content_of
 from tritonparam.tensor.operators import Device, Operators, TorchTensor, unwrapped
@@ -63,6 +64,14 @@ def realize(
             tensor._become(out)
 
 
+def _plain(data: Any) -> Any:
+    """`unwrapped` of what a user gives: too deep lists are left for the check of numbers to refuse."""
+    try:
+        return unwrapped(data)
+    except RecursionError:
+        return data
+
+
 class Tensor(Operators["Tensor"]):
     """Values of one dtype, held by a torch tensor; or only their shape, dtype and law, which takes no memory.
 
@@ -84,6 +93,7 @@ class Tensor(Operators["Tensor"]):
         TypeError: An argument has none of these types.
         ValueError: Arguments are given that do not go together, a number does not fit into dtype, or init has no law
             for shape.
+        NotImplementedError: The class of init says nothing: it writes neither `law` nor `_initialize`.
 
     Examples:
         >>> Tensor([1.0, 2.0]) * 2
@@ -112,17 +122,17 @@ class Tensor(Operators["Tensor"]):
         wanted = None if dtype is None else as_dtype(dtype)
         if init is None:
             if shape is not None:
-                raise ValueError(f"shape goes with init; with input_data it must be None, got {shape!r}")
-            self._hold(copy_of_data("input_data", unwrapped(input_data), wanted), None, 0)
+                raise ValueError(f"shape goes with init; with input_data it must be None, got {shown(shape)}")
+            self._hold(copy_of_data("input_data", _plain(input_data), wanted), None, 0)
             return
         if input_data is not None or wanted is None or shape is None:
             raise ValueError("init needs dtype and shape and excludes input_data: a tensor is made of data or of a law")
         if not isinstance(init, Initializer):
-            raise TypeError(f"init must be an Initializer object, got {init!r} of type {type(init).__name__}")
+            raise TypeError(f"init must be an Initializer object, {got(init)}")
         sizes = as_shape(shape)
         law: object = content_of(init, sizes)
         if not isinstance(law, (Law, Pattern)):
-            raise TypeError(f"init.law must return a law, got {law!r} from {init!r}")
+            raise TypeError(f"init.law must return a law, got {shown(law)} from {shown(init)}")
         self._hold(declare(sizes, wanted), fit(law, wanted), get_generator().key(name))
 
     def _hold(self, storage: TorchTensor, law: Content | None, key: int) -> None:
@@ -287,11 +297,14 @@ class Tensor(Operators["Tensor"]):
             [3, 4]
         """
         if not isinstance(value, (Tensor, torch.Tensor)):
-            raise TypeError(f"value must be a Tensor or a torch tensor, got {value!r} of type {type(value).__name__}")
-        if as_dtype(value.dtype) is not self.dtype:
-            raise TypeError(f"value must be of dtype {self.dtype}, got {as_dtype(value.dtype)}")
+            raise TypeError(f"value must be a Tensor or a torch tensor, {got(value)}")
+        if isinstance(value, torch.Tensor):
+            check_strided("value", value)
+        dtype = as_dtype(value.dtype, "the dtype of value")
+        if dtype is not self.dtype:
+            raise TypeError(f"value must be of dtype {self.dtype}, got {dtype}")
         if tuple(value.shape) != self.shape:
-            raise ValueError(f"value must be of shape {self.shape}, got {tuple(value.shape)}")
+            raise ValueError(f"value must be of shape {shown(self.shape)}, got {shown(tuple(value.shape))}")
         with torch.no_grad():
             source = check_memory("value", unwrapped(value).detach().resolve_neg())
             writes = Writes()

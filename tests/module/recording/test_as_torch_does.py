@@ -161,6 +161,68 @@ def test_arrays_may_be_asked_for_their_values_as_tensors(ask):
         assert ask(np.sqrt(torch.arange(3.0))) == np.sqrt(np.arange(3, dtype=np.float32)).tolist()
 
 
+REFUSED = {
+    "uniform": lambda: torch.empty(3).uniform_(2, 1),
+    "bernoulli": lambda: torch.empty(3).bernoulli_(2.0),
+    "random": lambda: torch.empty(3).random_(5, 5),
+    "normal": lambda: torch.empty(3).normal_(0, -1),
+    "rand": lambda: torch.rand(3, dtype=torch.long),
+    "randint": lambda: torch.randint(5, 5, (2,)),
+    "half": lambda: torch.full((2, 2), -1e9, dtype=torch.half),
+    "half, filled": lambda: torch.empty(2, dtype=torch.half).fill_(1e6),
+    "half, by init": lambda: nn.init.constant_(torch.empty(2, dtype=torch.half), 1e6),
+    "bfloat16": lambda: torch.full((2,), 1e39, dtype=torch.bfloat16),
+    "float8": lambda: torch.full((2,), 1e6, dtype=torch.float8_e4m3fn),
+    "float": lambda: torch.full((2,), 1e40),
+    "complex": lambda: torch.zeros(2).fill_(1 + 2j),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED)
+def test_arguments_that_torch_refuses_are_refused_in_the_constructor(refused):
+    with pytest.raises(RuntimeError) as want:
+        refused()
+    with deferred_init(), pytest.raises(type(want.value)):
+        refused()
+
+
+FILLED = {
+    "infinite": lambda: torch.full((3,), float("-inf"), dtype=torch.half),
+    "the largest": lambda: torch.full((3,), 65504.0, dtype=torch.half),
+    "one element": lambda: torch.full((1,), 1e9, dtype=torch.half),
+    "minus zero": lambda: torch.cat([torch.full((2,), 0.0), torch.full((2,), -0.0)]).signbit(),
+    "an expanded view": lambda: torch.empty(1, 3).expand(2, 3).zero_(),
+    "an unfolded view": lambda: torch.empty(5).unfold(0, 3, 1).fill_(2.0),
+    "a type by name": lambda: torch.arange(2).type("torch.HalfTensor"),
+    "a type": lambda: torch.arange(2).type(torch.DoubleTensor),
+    "a type of another": lambda: torch.arange(2).type(torch.ones(1).type()),
+    "a branch": lambda: torch.ones(2) if torch.ones(2).type() == "torch.FloatTensor" else torch.zeros(2),
+}
+
+
+@pytest.mark.parametrize("build", FILLED.values(), ids=FILLED)
+def test_constants_and_types_are_those_of_torch(build):
+    assert same(build)
+    assert made(build).dtype == build().dtype
+
+
+def test_bits_have_zeros():
+    assert made(lambda: torch.zeros(4, dtype=torch.bits8)).dtype == torch.bits8
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: torch.randn(5, generator=torch.default_generator),
+        lambda: nn.functional.one_hot(torch.randint(0, 5, (20,)), 5),
+        lambda: nn.functional.one_hot(torch.randint(0, 5, (20,)), num_classes=5),
+    ],
+)
+def test_the_seed_decides_where_nothing_is_asked(build):
+    assert made(build, seed=1).tolist() == made(build, seed=1).tolist() != made(build, seed=2).tolist()
+
+
 def split(*indices):
     def build():
         x = torch.ones(6)

@@ -110,6 +110,38 @@ def test_threads_that_ran_before_go_on_as_usual():
     assert 0.9 < made["normal"].abs().max() <= 1
 
 
+def test_what_real_tensors_draw_inside_is_not_drawn_again():
+    layers = [nn.Linear(3, 3) for _ in range(3)]
+    for layer in layers[:2]:
+        with deferred_init():
+            nn.init.normal_(layer.weight)
+            nn.Dropout(0.5)(torch.ones(3))
+    nn.init.normal_(layers[2].weight)
+    assert len({tuple(layer.weight.flatten().tolist()) for layer in layers}) == 3
+
+
+@pytest.mark.filterwarnings("ignore:torch.manual_seed in the constructor")
+def test_a_seed_set_inside_does_not_stay():
+    torch.rand(3)
+    before = torch_states()
+    for seed in (3, torch.initial_seed()):
+        with deferred_init():
+            torch.manual_seed(seed)
+            torch.rand(3)
+        assert torch_states() == before
+
+
+def test_a_pool_that_is_started_inside_does_what_a_thread_does():
+    """Its workers were recorded twice."""
+
+    def work():
+        made = torch.as_tensor(np.ones(2)) * 1
+        return made.tolist(), nn.functional.one_hot(torch.tensor([1, 0])).tolist()
+
+    with deferred_init(), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(work).result() == ([1, 1], [[0, 1], [1, 0]])
+
+
 HANDED = {
     "submit": (ThreadPoolExecutor, lambda pool, make: pool.submit(make, 3).result()),
     "map": (ThreadPoolExecutor, lambda pool, make: next(pool.map(make, [3]))),

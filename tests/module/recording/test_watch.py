@@ -57,6 +57,15 @@ def test_a_write_to_a_copy_made_after_the_block_is_seen():
         materialize(net)
 
 
+def test_a_write_through_an_alias_made_inside_is_seen():
+    with deferred_init():
+        net = nn.LayerNorm(3)
+        alias = net.weight.data
+    alias.fill_(7)
+    with pytest.raises(RuntimeError, match=r"written to outside deferred_init\(\).*: weight"):
+        materialize(net)
+
+
 def test_a_write_to_an_attribute_is_seen():
     with deferred_init():
         net = nn.Sequential(nn.ReLU())

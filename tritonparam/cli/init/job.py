@@ -99,7 +99,12 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def prepare(
-    spec: str, *, seed: int | None = None, dtype: torch.dtype | None = None, max_shard_size: int | None = None
+    spec: str,
+    *,
+    target: str | None = None,
+    seed: int | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | None = None,
 ) -> Job:
     """Decide what `spec` writes, without allocating any of it.
 
@@ -107,19 +112,24 @@ def prepare(
 
     Args:
         spec: A configuration file, a folder with one, `package.module:callable`, or a record.
+        target: Only with a record of a callable: the same `package.module:callable` again. It is imported and called
+            only if it is given here, and only where a tensor has to be replayed.
         seed: 0 where None.
         dtype: The dtype of every parameter, and of the buffers that take it in `materialize`; where None the
             configuration's own or float32, or, for a callable, each tensor's own.
         max_shard_size: The most bytes of tensors in one file; 5 GB where None.
 
     Raises:
-        UsageError: `spec` names nothing that can be built, or a setting contradicts a record.
+        UsageError: `spec` names nothing that can be built, a setting contradicts a record, or a record takes a
+            callable to repeat, and `target` is not given.
         CheckpointError: The model cannot be built here.
     """
     source = read_spec(spec)
     if isinstance(source, Record):
         given = {"seed": seed, "dtype": dtype and dtype_name(dtype), "max_shard_size": max_shard_size}
-        return _repeat(source, spec, given)
+        return _repeat(source, spec, given, target)
+    if target is not None:
+        raise UsageError(f"--callable is for a record that was made from a callable, got {target!r} with SPEC {spec!r}")
     seed = 0 if seed is None else seed
     built = build(source, seed)
     dtype = source.dtype if dtype is None else dtype
@@ -136,7 +146,7 @@ def prepare(
         "max_shard_size": max_shard_size or DEFAULT_SHARD_SIZE,
         "files": built.files(dtype),
     }
-    return Job(entries, settings, _replays(entries, found))
+    return Job(entries, settings, _replays(entries, found, dtype))
 
 
 def declared_entries(source: Spec) -> tuple[Entry, ...]:
@@ -172,25 +182,41 @@ def _entry(declaration: Declaration, dtype: torch.dtype | None) -> Entry:
     )
 
 
-def _replays(entries: tuple[Entry, ...], found: list[Declaration]) -> dict[str, Declaration]:
+def _replays(entries: tuple[Entry, ...], found: list[Declaration], dtype: torch.dtype | None) -> dict[str, Declaration]:
     by_name = {declaration.name: declaration for declaration in found}
-    wanted = [entry.name for entry in entries if entry.laws is None]
-    missing = [name for name in wanted if name not in by_name or by_name[name].laws is not None]
-    if missing:
-        raise CheckpointError(f"the model no longer makes these tensors as the record says: {', '.join(missing[:5])}")
-    return {name: by_name[name] for name in wanted}
+    wanted = [entry for entry in entries if entry.laws is None]
+    other = [entry.name for entry in wanted if not _makes(by_name.get(entry.name), entry, dtype)]
+    if other:
+        raise CheckpointError(f"the model no longer makes these tensors as the record says: {', '.join(other[:5])}")
+    return {entry.name: by_name[entry.name] for entry in wanted}
 
 
-def _repeat(record: Record, text: str, given: dict[str, Any]) -> Job:
+def _makes(declaration: Declaration | None, entry: Entry, dtype: torch.dtype | None) -> bool:
+    """Whether replaying `declaration` gives the tensor `entry`."""
+    return declaration is not None and replace(_entry(declaration, dtype), aliases=entry.aliases) == entry
+
+
+def _repeat(record: Record, text: str, given: dict[str, Any], target: str | None) -> Job:
     for key, value in given.items():
         if value is not None and value != record.settings[key]:
             raise UsageError(f"{key} is {record.settings[key]!r} in the record {text}, got {value!r}; leave it out")
-    if record.settings["dtype"] is not None:
-        parse_dtype(str(record.settings["dtype"]), f"the dtype in {text}")
-    found: list[Declaration] = []
-    if any(entry.laws is None for entry in record.entries):
-        found = _declarations(
-            build(Spec.from_json(record.settings["spec"], text), int(record.settings["seed"])).module, text
+    source = Spec.from_json(record.settings["spec"], text)
+    if target is not None and target != source.target:
+        made = "a config" if source.target is None else repr(source.target)
+        raise UsageError(
+            f"the record {text} was made from {made}, got --callable {target!r}; leave it out or correct it"
         )
+    replayed = [entry.name for entry in record.entries if entry.laws is None]
+    found: list[Declaration] = []
+    if replayed:
+        if source.target is not None and target is None:
+            # A record is data, whoever wrote it: only what the user names is run.
+            raise UsageError(
+                f"the record {text} repeats {len(replayed)} of its tensors, {replayed[0][:100]!r} first, by running "
+                f"{source.target[:200]!r}, which a record alone does not start; if you trust that code, add "
+                f"--callable {source.target[:200]}"
+            )
+        found = _declarations(build(source, int(record.settings["seed"])).module, text)
     settings = {key: value for key, value in record.settings.items() if key != "versions"}
-    return Job(record.entries, settings, _replays(record.entries, found), record.digests)
+    dtype = None if settings["dtype"] is None else parse_dtype(settings["dtype"])
+    return Job(record.entries, settings, _replays(record.entries, found, dtype), record.digests)

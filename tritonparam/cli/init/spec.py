@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import random
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,9 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tritonparam.checkpoint import RECORD_NAME, CheckpointError, UsageError, parse_dtype
-from tritonparam.cli.record import RECORD_KEY, Record, parse_record, read_json
-from tritonparam.module import deferred_init
+from tritonparam.checkpoint import RECORD_NAME, CheckpointError, UsageError, parse_dtype, parse_json_object
+from tritonparam.cli.init.config import as_config, checked_config, special_number
+from tritonparam.cli.init.hub_model import build_config, constructing, hub_files, reason
+from tritonparam.cli.record import CALLABLE, RECORD_KEY, Record, parse_record, read_json
+
+CONFIG_NAME = "config.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,15 @@ class Spec:
         """The source that `to_json` described."""
         return cls(text, values.get("config"), values.get("callable"))
 
+    @classmethod
+    def read(cls, path: Path) -> Spec:
+        """The configuration in the file at `path`.
+
+        Raises:
+            UsageError: The file cannot be read or holds something else.
+        """
+        return cls(str(path), config=as_config(read_json(path, constant=special_number), path))
+
     @property
     def dtype(self) -> torch.dtype | None:
         """The dtype that it asks for: a configuration's own or float32; None, as declared, for a callable.
@@ -54,8 +65,9 @@ class Spec:
         """
         if self.config is None:
             return None
-        name = self.config.get("dtype") or self.config.get("torch_dtype") or "float32"
-        return parse_dtype("float32" if name == "auto" else str(name), f"the dtype in {self.text}")
+        names = (self.config.get("dtype"), self.config.get("torch_dtype"))
+        name = next((name for name in names if name not in (None, "auto")), "float32")
+        return parse_dtype(str(name)[:100], f"the dtype in {self.text}")
 
 
 @dataclass(frozen=True)
@@ -74,21 +86,38 @@ class Built:
 def read_spec(text: str) -> Spec | Record:
     """What SPEC names: a configuration or a folder with one, `package.module:callable`, or an earlier run's record.
 
+    A file called config.json is a configuration, whatever it holds. A folder is the one with its config.json, and
+    without one it is its record.
+
     Raises:
-        UsageError: There is nothing of the kind.
+        UsageError: There is nothing of the kind, or its file is not what it has to be.
     """
     path = Path(text)
-    if path.is_dir():
-        found = [path / name for name in ("config.json", RECORD_NAME) if (path / name).is_file()]
-        if not found:
-            raise UsageError(f"SPEC {text!r} is a folder without config.json or {RECORD_NAME}")
-        path = found[0]
-    if path.is_file():
-        values = read_json(path)
-        return parse_record(values, path) if RECORD_KEY in values else Spec(text, config=values)
-    if re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", text):
+    try:
+        if path.is_dir():
+            found = [path / name for name in (CONFIG_NAME, RECORD_NAME) if (path / name).exists()]
+            if not found:
+                raise UsageError(f"SPEC {text!r} is a folder without {CONFIG_NAME} or {RECORD_NAME}")
+            path = found[0]
+        is_file = path.exists()
+    except OSError as error:
+        raise UsageError(f"SPEC {text!r} cannot be read: {error.strerror}") from None
+    if is_file:
+        return _read_file(path)
+    if CALLABLE.fullmatch(text):
         return Spec(text, target=text)
     raise UsageError(f"SPEC not found: {text!r} is neither a file, a folder nor package.module:callable")
+
+
+def _read_file(path: Path) -> Spec | Record:
+    """The configuration or, unless the file's name forbids it, the record at `path`."""
+    values = read_json(path, constant=special_number)
+    if path.name == CONFIG_NAME or (path.name != RECORD_NAME and RECORD_KEY not in values):
+        return Spec(str(path), config=as_config(values, path))
+    record = parse_record(values, path)
+    if CONFIG_NAME in record.settings["files"]:  # it will lie beside the weights
+        checked_config(parse_json_object(record.settings["files"][CONFIG_NAME].encode(), constant=str), str(path))
+    return record
 
 
 def build(source: Spec, seed: int = 0) -> Built:
@@ -102,14 +131,19 @@ def build(source: Spec, seed: int = 0) -> Built:
         UsageError: The source names no model that can be built.
         CheckpointError: transformers is needed and missing, or the constructor failed.
     """
-    if source.config is not None:
-        return _build_config(source.config, source.text, seed)
-    return _build_target(source.target or "", source.text, seed)
+    with _seeded(seed):
+        if source.config is not None:
+            module = build_config(source.config, source.text)
+        elif source.target is not None:
+            module = _build_target(source.target, source.text)
+        else:
+            raise UsageError(f"{source.text} does not say which model it is of")
+    return Built(module, lambda dtype: hub_files(module, dtype, source.text))
 
 
-def _build_target(target: str, text: str, seed: int) -> Built:
+def _build_target(target: str, text: str) -> torch.nn.Module:
     module_name, _, attributes = target.partition(":")
-    if os.getcwd() not in sys.path:
+    if os.getcwd() not in sys.path:  # only here: no file in it may stand in for a package that nobody named
         sys.path.insert(0, os.getcwd())
     try:
         function: Any = importlib.import_module(module_name)
@@ -119,110 +153,27 @@ def _build_target(target: str, text: str, seed: int) -> Built:
         raise UsageError(f"SPEC {text!r}: {error}") from None
     except AttributeError as error:
         raise UsageError(f"SPEC {text!r}: {error}") from None
-    except Exception as error:
-        raise CheckpointError(f"importing {module_name} for SPEC {text!r} failed: {_reason(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise CheckpointError(f"importing {module_name} for SPEC {text!r} failed: {reason(error)}") from error
     if not callable(function):
         raise UsageError(f"SPEC {text!r} must name a callable, got {type(function).__name__}")
-    with _constructing(text, seed):
+    with constructing(text):
         module = function()
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"SPEC {text!r} must return a torch.nn.Module, got {type(module).__name__}")
-    return Built(module, lambda dtype: _hub_files(module, dtype))
-
-
-def _build_config(values: dict[str, Any], text: str, seed: int) -> Built:
-    transformers = _import_transformers()
-    if "quantization_config" in values:
-        raise UsageError(f"{text}: quantization_config is not supported; weights are initialized unquantized")
-    model_class = _model_class(transformers, values, text)
-    try:
-        if model_class is not None and model_class.config_class is not None:
-            config = model_class.config_class.from_dict(values)
-        else:
-            options = {key: value for key, value in values.items() if key != "model_type"}
-            config = transformers.AutoConfig.for_model(values["model_type"], **options)
-    except Exception as error:
-        raise UsageError(f"bad config {text}: {_reason(error)}") from error
-    _set_dtype(config, torch.float32)
-    factory = transformers.AutoModelForCausalLM.from_config if model_class is None else model_class._from_config
-    if model_class is None and type(config) not in transformers.AutoModelForCausalLM._model_mapping:
-        known = f"no causal language model in transformers {transformers.__version__}"
-        raise UsageError(f"{text}: model_type {values['model_type']!r} has {known}; name a class in 'architectures'")
-    with _constructing(text, seed):
-        module = factory(config)
-    return Built(module, lambda dtype: _hub_files(module, dtype))
-
-
-def _import_transformers() -> Any:
-    try:
-        transformers = importlib.import_module("transformers")
-    except ImportError as error:
-        raise CheckpointError(
-            f"a Hugging Face config needs transformers: pip install 'tritonparam[hf]' ({_reason(error)})"
-        ) from None
-    transformers.utils.logging.set_verbosity_error()
-    return transformers
-
-
-def _model_class(transformers: Any, values: dict[str, Any], text: str) -> Any:
-    """The class that the configuration names; None where it names none but has a model_type."""
-    names = values.get("architectures") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"{text}: architectures must be a list of class names, got {names!r}")
-    if names:
-        found = getattr(transformers, names[0], None)
-        if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
-            have = f"transformers {transformers.__version__} has no such model"
-            raise UsageError(f"{text}: unknown architecture {names[0]!r}: {have}")
-        return found
-    if values.get("model_type") not in transformers.CONFIG_MAPPING:
-        have = "no 'architectures' and no model_type that transformers knows"
-        raise UsageError(f"{text} is not a model's config: {have}, got model_type {values.get('model_type')!r}")
-    return None
-
-
-def _set_dtype(config: Any, dtype: torch.dtype) -> None:
-    """Make `dtype` the one that `config` and the configurations inside it ask for."""
-    setattr(config, "dtype" if hasattr(config, "dtype") else "torch_dtype", dtype)
-    for name in getattr(config, "sub_configs", {}):
-        if getattr(config, name, None) is not None:
-            _set_dtype(getattr(config, name), dtype)
-
-
-def _hub_files(module: Any, dtype: torch.dtype | None) -> dict[str, str]:
-    """The files that `save_pretrained` puts beside the weights of a Hugging Face model; none for another module."""
-    transformers = sys.modules.get("transformers")
-    if transformers is None or not isinstance(module, transformers.PreTrainedModel):
-        return {}
-    _set_dtype(module.config, dtype or module.dtype)
-    module.config.architectures = [type(module).__name__]
-    files = {"config.json": module.config.to_json_string(use_diff=True)}
-    if module.can_generate():
-        files["generation_config.json"] = module.generation_config.to_json_string(use_diff=True)
-    return files
+    return module
 
 
 @contextmanager
-def _constructing(text: str, seed: int) -> Iterator[None]:
-    """Defer what is built inside; what it raises becomes one error that names SPEC.
-
-    NumPy's and Python's generators are seeded, so that a constructor that draws from them can be repeated.
-    """
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed NumPy's and Python's generators inside, so that a constructor that draws from them can be repeated."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="the constructor.* draws from")
-            with deferred_init():
-                yield
-    except Exception as error:
-        raise CheckpointError(f"building {text} failed: {_reason(error)}") from error
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _reason(error: Exception) -> str:
-    """The error's type and its message on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

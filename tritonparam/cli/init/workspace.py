@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,8 +14,8 @@ from tritonparam.checkpoint import (
     PartialFolder,
     UsageError,
     hash_tensor,
-    lock,
     read_header,
+    read_json_object,
     write_file,
 )
 
@@ -36,48 +35,52 @@ class Workspace(PartialFolder):
 
     def __init__(self, out: Path, overwrite: bool) -> None:
         super().__init__(out, overwrite, "--overwrite")
-        self._lock: int | None = None
+        self._begun = False
 
     def __enter__(self) -> Workspace:
-        if self.root.exists() and not self.state.is_dir() and any(self.root.iterdir()):
-            raise UsageError(f"{self.root} is in the way and was not made by this command")
-        self.state.mkdir(parents=True, exist_ok=True)
-        self._lock = lock(self.root)
+        self.take()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        try:
+            if not self._begun or not self.folder.exists():
+                self.remove_if_empty()
+        finally:
+            self.let_go()
 
-    def open(self, identity: Mapping[str, Any]) -> None:
+    def open(self, identity: Mapping[str, Any], names: Iterable[str]) -> None:
         """Continue the unfinished run of the job `identity`, or begin it.
+
+        Args:
+            identity: All that the bytes of the job depend on.
+            names: The files that the job writes.
 
         Raises:
             UsageError: There is an unfinished run of another job, or a checkpoint that an unfinished run was replacing,
-                and `overwrite` is False.
+                and `overwrite` is False; another process is at work, or a file is in the way.
         """
         self.recover()
-        text = json.dumps(identity, sort_keys=True)
-        earlier = json.loads(self.run.read_text(encoding="utf-8")) if self.run.is_file() else None
-        if earlier is not None and earlier != json.loads(text):
-            if not self.overwrite:
-                keys = ", ".join(sorted(key for key in identity if earlier.get(key) != identity[key]))
+        wanted = json.loads(json.dumps(identity))
+        earlier = self.read_run()
+        if earlier != wanted:
+            if earlier and self._weights() and not self.overwrite and not self.is_lone_save(earlier):
+                keys = ", ".join(sorted(key for key in wanted if earlier.get(key) != wanted[key]))
                 raise UsageError(
                     f"{self.root} holds an unfinished run with other {keys}; finish it, delete it or use --overwrite"
                 )
-            self.clear()
-            earlier = None
+            self.discard(free=self.is_lone_save(earlier))
+        self.check_names(names)
         self.folder.mkdir(exist_ok=True)
-        if earlier is None:
-            write_file(self.run, [text.encode()])
+        if earlier != wanted:
+            write_file(self.run, [json.dumps(wanted, sort_keys=True).encode()])
+        self._begun = True
 
     def finished(self, name: str, extents: Mapping[str, Extent]) -> dict[str, str] | None:
         """The digests of the tensors in the shard `name` if an earlier run finished it and it is intact."""
         try:
-            digests: dict[str, str] = json.loads((self.state / f"{name}.json").read_text(encoding="utf-8"))
+            digests = read_json_object(self.state / f"{name}.json")
             header = read_header(self.folder / name)
             whole = header.extents == extents and digests == {
                 tensor: hash_tensor(self.folder / name, header.begin, extent) for tensor, extent in extents.items()

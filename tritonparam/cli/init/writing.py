@@ -91,8 +91,9 @@ def write_checkpoint(
 ) -> Written:
     """Write `job` to the folder `out`, which appears only when all of it is there.
 
-    The work is done in the folder `out` + ".partial". A run cut short leaves it, and the next run of the same job
-    continues with the first shard whose bytes are not all there.
+    The work is done in the folder `out` + ".partial", in which nobody else may write. A run cut short leaves it, and
+    the next run of the same job continues with the first shard whose bytes are not all there. Only files that this run
+    wrote, or found whole, become part of `out`.
 
     Args:
         job: What to write.
@@ -103,16 +104,19 @@ def write_checkpoint(
         progress: Called with the number of bytes of each piece computed (on a CPU) or written (elsewhere).
 
     Raises:
-        UsageError: `out` exists, or an unfinished run of another job is in its place, and `overwrite` is False.
-        CheckpointError: A tensor came out with other bytes than the record promises.
+        UsageError: `out` exists, or an unfinished run of another job is in its place, and `overwrite` is False; another
+            process is at work, or something that is not of a run is in the way.
+        CheckpointError: A tensor came out with other bytes than the record promises, or a file beside the weights has a
+            name that none of a checkpoint has.
         OSError: The disk refuses.
     """
     begin = time.perf_counter()
     shards = split(job.entries, job.settings["max_shard_size"])
+    names = _names(job, shards)
     digests: dict[str, str] = {}
     reused = 0
     with Workspace(out, overwrite) as workspace:
-        workspace.open(job.identity())
+        workspace.open(job.identity(), names)
         for shard in shards:
             found = workspace.finished(shard.name, shard.extents())
             if found is None:
@@ -121,14 +125,33 @@ def write_checkpoint(
                 reused += 1
                 if progress is not None:
                     progress(sum(entry.nbytes for entry in shard.entries))
-            _compare(job, found)
+            try:
+                _compare(job, found)
+            except CheckpointError:
+                workspace.discard(free=True)  # no run of this job could go on with it
+                raise
             digests |= found
         _write_companions(job, shards, digests, workspace.folder)
-        workspace.publish()
+        workspace.publish(names)
     digest = checkpoint_digest({entry.name: (entry.dtype, entry.shape) for entry in job.entries}, digests)
     seconds = time.perf_counter() - begin
-    names = tuple(shard.name for shard in shards)
-    return Written(job.parameters, len(job.entries), job.nbytes, seconds, digest, names, reused)
+    written = tuple(shard.name for shard in shards)
+    return Written(job.parameters, len(job.entries), job.nbytes, seconds, digest, written, reused)
+
+
+def _names(job: Job, shards: list[Shard]) -> list[str]:
+    """All files of the checkpoint.
+
+    Raises:
+        CheckpointError: Two have one name.
+    """
+    names = [*(shard.name for shard in shards), INDEX_NAME, *job.settings["files"], RECORD_NAME]
+    taken = {INDEX_NAME, RECORD_NAME, *(shard.name for shard in shards)} & set(job.settings["files"])
+    if taken:
+        raise CheckpointError(f"{min(taken)!r} cannot be a file beside the weights; it is one that is written anyway")
+    if len(shards) == 1:
+        names.remove(INDEX_NAME)
+    return names
 
 
 def _write_shard(

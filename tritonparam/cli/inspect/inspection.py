@@ -11,10 +11,20 @@ from typing import Any
 
 import torch
 
-from tritonparam.checkpoint import INDEX_NAME, RECORD_NAME, Extent, UsageError, dtype_name, read_chunks, read_header
+from tritonparam.checkpoint import (
+    RECORD_NAME,
+    CheckpointError,
+    Extent,
+    UsageError,
+    dtype_name,
+    find_files,
+    read_chunks,
+    read_header,
+)
 from tritonparam.cli.inspect.expected import describe
 from tritonparam.cli.inspect.stats import TESTS, Group, Moments
 from tritonparam.cli.record import Entry, checkpoint_digest, parse_record, read_json
+from tritonparam.cli.record_checks import shown
 from tritonparam.plan import Box, cut_boxes
 from tritonparam.stream import flat_index
 
@@ -109,14 +119,18 @@ def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = No
     entries, digests, source = _expectations(folder)
     reports = []
     for entry in entries:
-        found = next((stored.pop(name) for name in (entry.name, *entry.aliases) if name in stored), None)
+        names = [name for name in (entry.name, *entry.aliases) if name in stored.tensors or name in stored.unreadable]
         report = Report(entry.name, entry.dtype, entry.shape, _expectation(entry))
         reports.append(report)
-        if found is None:
+        if not names:
             report.problems.append("missing")
-            continue
-        _read(report, entry, *found, progress)
-    for name, (_, _, extent) in stored.items():
+        elif names[0] in stored.unreadable:
+            report.problems.append(f"cannot be read: {stored.unreadable.pop(names[0])[1]}")
+        else:
+            _read(report, entry, *stored.tensors.pop(names[0]), progress)
+    for name, (path, why) in stored.unreadable.items():
+        raise CheckpointError(f"{path}: {shown(name)} is not in the model and cannot be read: {why}")
+    for name, (_, _, extent) in stored.tensors.items():
         reports.append(Report(name, extent.dtype, extent.shape, "nothing", problems=["not in the model"]))
     _judge(reports, digests)
     digest = None
@@ -126,40 +140,54 @@ def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = No
     return Inspection(reports, source, digest)
 
 
-def _stored(folder: Path) -> dict[str, tuple[Path, int, Extent]]:
-    """Where each tensor lies: its file, where the file's tensors begin, its extent there."""
+@dataclass
+class _Stored:
+    """What lies in a folder.
+
+    Attributes:
+        tensors: Where each tensor lies: its file, where the file's tensors begin, its extent there.
+        unreadable: Of each that torch cannot have, its file and why.
+    """
+
+    tensors: dict[str, tuple[Path, int, Extent]] = field(default_factory=dict)
+    unreadable: dict[str, tuple[Path, str]] = field(default_factory=dict)
+
+
+def _stored(folder: Path) -> _Stored:
+    """What lies in `folder`, by the same files as `load`; one that is missing is not there."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder")
-    if (folder / INDEX_NAME).is_file():
-        weight_map = read_json(folder / INDEX_NAME).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise UsageError(f"{folder / INDEX_NAME} has no weight_map")
-        paths = [folder / str(name) for name in dict.fromkeys(weight_map.values())]
-    else:
-        paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise UsageError(f"{folder} has no safetensors files")
-    stored = {}
+    try:
+        paths, weight_map = find_files(folder, missing=True)
+    except CheckpointError as error:
+        raise UsageError(str(error)) from None
+    stored = _Stored()
     for path in paths:
-        if not path.is_file():
+        if weight_map is not None and not path.exists():
             continue
         header = read_header(path)
-        stored.update({name: (path, header.begin, extent) for name, extent in header.extents.items()})
+        for name in (*header.extents, *header.unreadable):
+            if weight_map is not None and weight_map.get(name) != path:
+                raise CheckpointError(f"{path} holds {shown(name)}, and the index does not say so")
+            if name in stored.tensors or name in stored.unreadable:
+                raise CheckpointError(f"{path} holds {shown(name)}, and so does another file")
+        stored.tensors.update({name: (path, header.begin, extent) for name, extent in header.extents.items()})
+        stored.unreadable.update({name: (path, why) for name, why in header.unreadable.items()})
     return stored
 
 
 def _expectations(folder: Path) -> tuple[tuple[Entry, ...], dict[str, str], str]:
     """The tensors that should be there, their digests where known, and the file that says so."""
     path = folder / RECORD_NAME
-    if path.is_file():
+    if path.exists():
         record = parse_record(read_json(path), path)
         return record.entries, record.digests, RECORD_NAME
     path = folder / "config.json"
-    if path.is_file():
+    if path.exists():
         # Only here: building the model takes transformers, reading a record does not.
         from tritonparam.cli.init import Spec, declared_entries
 
-        return declared_entries(Spec(str(path), config=read_json(path))), {}, path.name
+        return declared_entries(Spec.read(path)), {}, path.name
     raise UsageError(f"{folder} has neither {RECORD_NAME} nor config.json to compare with")
 
 
@@ -178,7 +206,7 @@ def _read(
         want = f"{dtype_name(entry.dtype)} {list(entry.shape)}"
         report.problems.append(f"expected {want}")
         report.dtype, report.shape = extent.dtype, extent.shape
-    comparable = extent.shape == entry.shape and not extent.dtype.is_complex
+    comparable = extent.shape == entry.shape and _has_numbers(extent.dtype)
     # By repr: -0.0 == 0.0, and NaN differs from itself.
     groups = {repr(box.law): Group(box.law, extent.dtype) for box in entry.laws or ()} if comparable else {}
     rest = Group(None, extent.dtype)
@@ -189,7 +217,7 @@ def _read(
             read_chunks(path, begin + extent.start + start, math.prod(read.sizes) * extent.dtype.itemsize)
         )
         digest.update(data)
-        if data and not extent.dtype.is_complex:
+        if data and _has_numbers(extent.dtype):
             piece = torch.frombuffer(data, dtype=extent.dtype).view(read.sizes)
             if not groups:
                 rest.add(piece.flatten())
@@ -203,6 +231,11 @@ def _read(
     for group in report.groups:
         report.moments.merge(group.moments)
     report.digest = digest.hexdigest()
+
+
+def _has_numbers(dtype: torch.dtype) -> bool:
+    """Whether its elements are single real numbers: not pairs, be they complex or packed."""
+    return not dtype.is_complex and not dtype_name(dtype).endswith("_x2")
 
 
 def _judge(reports: Sequence[Report], digests: Mapping[str, str]) -> None:
@@ -231,4 +264,4 @@ def _log_repeated(report: Report) -> float:
 
 def stored_bytes(folder: Path) -> int:
     """The bytes of all tensors in `folder`."""
-    return sum(extent.nbytes for _, _, extent in _stored(folder).values())
+    return sum(extent.nbytes for _, _, extent in _stored(folder).tensors.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import math
 import re
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tritonparam.checkpoint import CheckpointError, UsageError, dtype_name
+from tritonparam.checkpoint import CheckpointError, UsageError, dtype_name, replace_file
 from tritonparam.cli.inspect.expected import BINS, Expected, RandomLaw, density, describe
 from tritonparam.cli.inspect.inspection import Inspection
 
@@ -111,7 +112,10 @@ def plot_inspection(inspection: Inspection, path: Path, title: str) -> None:
     figure.suptitle(f"{title}: {_summary(inspection, len(drawn), len(every))}", fontsize=11, color=_INK)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=130)
+    data = io.BytesIO()
+    figure.savefig(data, dpi=130, format=path.suffix[1:].lower())
+    path.parent.stat()  # a folder that is not there is more likely a mistake than a wish
+    replace_file(path, [data.getbuffer()], True, "--plot")
 
 
 def _summary(inspection: Inspection, drawn: int, total: int) -> str:

@@ -43,9 +43,9 @@ def deferred_init() -> Iterator[None]:
 
     Holds for the current thread or asyncio task, and for threads that are started in it meanwhile. May be nested and
     entered again: a model goes on being recorded, also when it is copied (pickles lose what they remember, and
-    `materialize` names them). Torch's own random states (host and CUDA) are as before on the way out, whatever happened
-    inside. Those of NumPy and Python go on, with a warning if they were drawn from. docs/limits.md has what does not
-    go through.
+    `materialize` names them). Nothing deferred moves torch's own random states (host and CUDA), and no seed that is set
+    inside stays. Those of NumPy and Python go on, with a warning if they were drawn from. docs/limits.md has what does
+    not go through.
 
     Examples:
         >>> import torch
@@ -62,7 +62,7 @@ def deferred_init() -> Iterator[None]:
         return
     block = Recorder()
     states = contextlib.ExitStack()
-    watch(deferred_init, lambda: recorder() is not None)
+    watch(deferred_init)
     with _built(block) as modules, states:
         states.enter_context(_random_states(modules))
         states.enter_context(block.at_work())
@@ -116,7 +116,7 @@ def _noting_for(tensor: torch.Tensor) -> Callable[[torch.Tensor, TruncatedNormal
 
 @contextlib.contextmanager
 def _random_states(modules: list[torch.nn.Module]) -> Iterator[None]:
-    """Keep torch's random states as they are; say where the others, or a seed, came into play.
+    """Keep torch's random states as they are, but for what real tensors draw; say where others, or a seed, came in.
 
     NumPy's and Python's generators cannot wait for the seed: what is drawn from them is drawn at once, and they go on.
     """
@@ -126,10 +126,11 @@ def _random_states(modules: list[torch.nn.Module]) -> Iterator[None]:
     try:
         yield
     finally:
-        seeded = torch.initial_seed() != seed
-        torch.default_generator.set_state(host)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+        seeded = torch.initial_seed() != seed or _is_just_seeded(host)
+        if seeded:  # if not, only what was drawn for real tensors has moved them
+            torch.default_generator.set_state(host)
+            if cuda is not None:
+                torch.cuda.set_rng_state_all(cuda)
     where = f" of {type(modules[-1]).__name__}" if modules else ""
     drawn = [
         name
@@ -150,6 +151,13 @@ def _random_states(modules: list[torch.nn.Module]) -> Iterator[None]:
             f"torch.manual_seed in the constructor{where} changes no value: they follow the seed of materialize",
             stacklevel=4,
         )
+
+
+def _is_just_seeded(before: torch.Tensor) -> bool:
+    """Whether torch's generator is as its seed left it, and was not before."""
+    after = torch.default_generator.get_state()
+    fresh = torch.Generator().manual_seed(torch.initial_seed()).get_state()
+    return torch.equal(after, fresh) and not torch.equal(after, before)
 
 
 def _same_state(one: Any, other: Any) -> bool:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 import weakref
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -16,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from tritonparam.module.operators import (
     bind,
+    check_drawing,
     makes_no_strided_tensor,
     out_names,
     reads_only_shapes,
@@ -23,6 +22,7 @@ from tritonparam.module.operators import (
 )
 from tritonparam.module.recognize import recognized
 from tritonparam.module.recording.indices import as_index, is_index, without_masks
+from tritonparam.module.recording.looks import Looks
 from tritonparam.module.recording.notes import (
     as_meta,
     as_written,
@@ -37,14 +37,12 @@ from tritonparam.module.recording.notes import (
     where,
 )
 from tritonparam.module.replay import Replay, ReplayError, is_defined
-from tritonparam.module.source import Elements, Source
-from tritonparam.module.tape import Drawn, GeneratorState, History, Node, drawn_before, is_covered
+from tritonparam.module.tape import Drawn, GeneratorState, History, is_covered
 from tritonparam.plan import View
 from tritonparam.stream import TruncatedNormal
 
 _META = torch.device("meta")
 _HOST = torch.device("cpu")
-_PEEK_NAME = "tritonparam.deferred_init"
 _DEPENDS_ON_VALUES = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
@@ -80,9 +78,9 @@ class Recorder:
         self.is_finished = False
         self._written: dict[int, History] = {}
         self._begun: weakref.WeakSet[History] = weakref.WeakSet()
-        self._looked_at: Counter[str] = Counter()
+        self._aliases: list[weakref.ref[torch.Tensor]] = []
+        self._looks = Looks()
         self._storages: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
-        self._is_told = False
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
@@ -98,6 +96,10 @@ class Recorder:
         self.is_finished = True
         for history in self._written.values():
             history.watch_on()
+        for reference in self._aliases:
+            if (tensor := reference()) is not None and (begun := History.of(tensor)) is not None:
+                begun.watch(tensor)
+        self._aliases.clear()
         self._written.clear()
         self._storages.clear()
 
@@ -109,7 +111,22 @@ class Recorder:
     def _begin(self, tensor: torch.Tensor, device: torch.device, names_dtype: bool = False) -> History:
         history = History.begin(tensor, device, names_dtype)
         self._begun.add(history)
+        self.note_alias(tensor)
         return history
+
+    def note_alias(self, tensor: torch.Tensor) -> None:
+        """Let what is written to a tensor after the block be seen, if it is still there then."""
+        self._aliases.append(weakref.ref(tensor))
+
+    def as_data_of(self, tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+        """What goes to `tensor.data`: deferred if the tensor is, of the same memory as `data`."""
+        is_deferred, goes_deferred = (History.of(each) is not None for each in (tensor, data))
+        if is_deferred and not goes_deferred:
+            return self.sharing(data)
+        if goes_deferred and not is_deferred and not tensor.is_meta:
+            shared = self.shared(data)
+            return self.values(data) if shared is None else shared
+        return data
 
     @property
     def is_paused(self) -> bool:
@@ -144,9 +161,7 @@ class Recorder:
                 if view.numel:
                     raise asked_too_early(view)
                 return torch.empty(view.shape, dtype=view.dtype)
-            for drawn, law in drawn_before(head):
-                what, shape = (drawn.func._schema.name, ()) if isinstance(drawn, Node) else (repr(law), drawn.shape)
-                drawn.pinned = self._pin(what, shape)
+            self._looks.pin(head)
             if not is_defined(head, view, {}):
                 raise asked_too_early(view)
             try:
@@ -154,20 +169,6 @@ class Recorder:
             except ReplayError as error:
                 raise error.cause from None
             return view.on(storage)
-
-    def _pin(self, what: str, shape: tuple[int, ...]) -> Source:
-        """A source that depends on what is drawn, and on how many like it this block has looked at before."""
-        name = f"{_PEEK_NAME} {what} {shape}"
-        occurrence = self._looked_at[name]
-        self._looked_at[name] += 1
-        if not self._is_told:
-            self._is_told = True
-            warnings.warn(
-                f"the constructor looks at random values that it drew{where()}: these are the same for every seed, "
-                "and in every model whose constructor looks at values like them",
-                stacklevel=2,
-            )
-        return Source(name, occurrence, shape, Elements.all_of(shape), seed=0)
 
     def draw(self, tensor: torch.Tensor, law: TruncatedNormal) -> None:
         """Note that all of `tensor` was drawn from `law`."""
@@ -205,11 +206,12 @@ class Recorder:
 
     def sharing(self, real: torch.Tensor) -> torch.Tensor:
         """The deferred tensor of the memory of a real one, which something else writes to as well."""
-        if real.is_meta or real.layout != torch.strided or not View.of(real).fills(real.untyped_storage().nbytes()):
+        if real.is_meta or real.layout != torch.strided:
             return self.known(real)
         with torch._C.DisableTorchFunction(), self.paused():
-            out = torch.empty_strided(real.shape, real.stride(), dtype=real.dtype, device=_META)
-            self._begin(out, real.device).share(View.of(out), real)
+            view, nbytes = View.of(real), real.untyped_storage().nbytes()
+            out = view.on(torch.empty(nbytes, dtype=torch.uint8, device=_META).untyped_storage())
+            self._begin(out, real.device).share(view, real)
         return out
 
     def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -246,6 +248,7 @@ class Recorder:
         if len(deferred) < len(tensors):
             args, kwargs = tree_map(self._deferred, (args, kwargs))
             bound = bind(func, args, kwargs)
+        check_drawing(func, bound, written)
         state = self._drawn_beforehand(func, args, kwargs, bound)
         try:
             with as_written(func, written):
@@ -254,7 +257,8 @@ class Recorder:
             if not isinstance(error, NotImplementedError) and "no fake impl registered" not in str(error):
                 raise
             if not written and torch.Tag.nondeterministic_seeded in func.tags:
-                out = tree_map(as_meta, self._really(func, args, kwargs))
+                with torch.random.fork_rng(devices=()):
+                    out = tree_map(as_meta, self._really(func, args, kwargs))
             else:
                 return self._elsewhere(func, args, kwargs, written)
         if torch.Tag.inplace_view not in func.tags:
@@ -328,7 +332,7 @@ class Recorder:
     ) -> GeneratorState | None:
         """The state of the generator that a caller gave, which goes on as in eager torch; None where there is none."""
         generator = bound.get("generator")
-        if generator is None:
+        if generator is None or generator._cdata == torch.default_generator._cdata:  # type: ignore[attr-defined]
             return None
         if generator.device.type != "cpu":
             raise RuntimeError(

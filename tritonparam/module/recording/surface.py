@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 from tritonparam.module.operators import autocast_functions
 from tritonparam.module.recognize import is_finite
 from tritonparam.module.recording.memory import address
+from tritonparam.module.recording.notes import is_random
 from tritonparam.module.recording.recorder import Recorder, recorder
 from tritonparam.module.tape import History
 
@@ -85,6 +86,9 @@ class Call:
             return func(args[0], self._index(args[1]), *args[2:], **kwargs)
         if func in _SPLITS and len(args) > 1 and isinstance(args[1], torch.Tensor):
             return func(args[0], self._recorder.values(args[1]).tolist(), *args[2:], **kwargs)
+        if func is torch.nn.functional.one_hot and (classes := _classes(*args, **kwargs)) and is_random(args[0]):
+            marks = torch.zeros(*args[0].shape, classes, dtype=torch.int64, device=args[0].device)
+            return marks.scatter_(-1, args[0].unsqueeze(-1), 1)
         if func in _ON_THE_HOST:
             return tree_map(self._known, func(*self._real(args), **self._real(kwargs)))
         if history is None:
@@ -107,6 +111,8 @@ class Call:
             return args[0]
         if func is torch.Tensor.data_ptr:
             return address(self._recorder, args[0], sys._getframe(2))
+        if func is torch.Tensor.type:
+            return _type(*args, **kwargs) if len(args) + len(kwargs) > 1 else _type_name(args[0].dtype, history.device)
         seen = _SEEN.get(func)
         if seen is not None:
             return seen(history.device)
@@ -271,6 +277,28 @@ def _retyped(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     _, dtype, _, memory_format = torch._C._nn._parse_to(*args[1:], **kwargs)
     tensor: torch.Tensor = args[0]
     return tensor.to(dtype or tensor.dtype, memory_format=memory_format or torch.preserve_format)
+
+
+def _classes(tensor: torch.Tensor, num_classes: int = -1) -> int:
+    """How many classes a call of `one_hot` names; 0 where it is to look how many there are."""
+    return num_classes if isinstance(num_classes, int) and num_classes > 0 and History.of(tensor) else 0
+
+
+def _type_name(dtype: torch.dtype, device: torch.device) -> str:
+    with _disable_current_modes():
+        name: str = torch.empty(0, dtype=dtype, device="cpu").type()
+    return name if device.type == "cpu" else name.replace("torch.", f"torch.{device.type}.")
+
+
+def _type(tensor: torch.Tensor, dtype: Any, non_blocking: bool = False) -> torch.Tensor:
+    """A tensor as another type, which may name a device too, as in "torch.cuda.FloatTensor"."""
+    if isinstance(dtype, torch.dtype):
+        return tensor.to(dtype, non_blocking=non_blocking)
+    name = dtype if isinstance(dtype, str) else torch.typename(dtype)
+    on_host = name.replace("torch.cuda.", "torch.")
+    with _disable_current_modes():
+        wanted = torch.empty(0, dtype=torch.uint8, device="cpu").type(on_host).dtype
+    return tensor.to("cpu" if name == on_host else "cuda", wanted, non_blocking=non_blocking)
 
 
 def _with_out(kwargs: dict[str, Any]) -> dict[str, Any]:

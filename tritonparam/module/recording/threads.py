@@ -19,6 +19,8 @@ def _recorded(block: Recorder, function: Callable[..., Any]) -> Callable[..., An
     """`function`, as a part of the block, whichever thread calls it; once the block is finished, as it is."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        if recorder() is block:  # as a thread that was started in it, and is handed more
+            return function(*args, **kwargs)
         with block.at_work(), Dispatched(), Surface():  # type: ignore[no-untyped-call]
             return function(*args, **kwargs)
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from tritonparam._locks import across_forks
+from tritonparam.module.recording.recorder import recorder
 from tritonparam.module.tape import History, histories_alive
 from tritonparam.module.walk import named_tensors
 from tritonparam.plan import View
@@ -29,19 +30,13 @@ _data: Any = torch._C.TensorBase.data
 _lock = across_forks()
 _is_watching = False
 _enter: Enter = contextlib.nullcontext
-_is_recording: Callable[[], bool] = bool
 
 
-def watch(enter: Enter, is_recording: Callable[[], bool]) -> None:
-    """Have an eye on deferred tensors from here on.
-
-    Args:
-        enter: What goes on recording.
-        is_recording: Whether this thread records now.
-    """
-    global _is_watching, _enter, _is_recording
+def watch(enter: Enter) -> None:
+    """Have an eye on deferred tensors from here on; `enter` makes a context that goes on recording."""
+    global _is_watching, _enter
     with _lock:
-        _enter, _is_recording = enter, is_recording
+        _enter = enter
         if not _is_watching:
             _is_watching = True
             torch.nn.Module._apply = _apply_kept  # type: ignore[method-assign]
@@ -67,7 +62,9 @@ def check_unseen_writes(named: Iterable[tuple[str, History]]) -> None:
 
 @functools.wraps(_apply)
 def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-    if _is_recording() or not any(History.of(each) for each in (*self.parameters(recurse), *self.buffers(recurse))):
+    if recorder() is not None or not any(
+        History.of(each) for each in (*self.parameters(recurse), *self.buffers(recurse))
+    ):
         return _apply(self, fn, recurse)  # type: ignore[no-untyped-call]
     with _enter():
         modules = list(self.modules()) if recurse else [self]
@@ -117,7 +114,7 @@ def _copied(kind: type[torch.Tensor]) -> Any:
     def deepcopy(self: torch.Tensor, memo: dict[Any, Any]) -> Any:
         if id(self) in memo or History.of(self) is None:
             return original(self, memo)
-        if _is_recording():
+        if recorder() is not None:
             return _with_storage(self, original(self, memo), memo)
         with _enter():
             made = _with_storage(self, original(self, memo), memo)
@@ -142,7 +139,10 @@ def _with_storage(tensor: torch.Tensor, copy: torch.Tensor, memo: dict[Any, Any]
 
 def _get_data(self: torch.Tensor) -> torch.Tensor:
     alias: torch.Tensor = _data.__get__(self)
-    if not _is_recording():
+    block = recorder()
+    if block is not None:
+        block.note_alias(alias)
+    else:
         history = History.of(alias)
         if history is not None:
             history.watch(alias)
@@ -154,4 +154,8 @@ def _get_data(self: torch.Tensor) -> torch.Tensor:
 
 
 def _set_data(self: torch.Tensor, value: torch.Tensor) -> None:
+    block = recorder()
+    if block is not None and not block.is_paused and isinstance(value, torch.Tensor):
+        with torch._C.DisableTorchFunction():
+            value = block.as_data_of(self, value)
     _data.__set__(self, value)

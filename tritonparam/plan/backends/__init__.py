@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from tritonparam._arguments import choice, shown
+
 if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
     from tritonparam.plan.fill import Fill
@@ -43,10 +45,9 @@ def resolve_backend(device: torch.device, name: str | None = None) -> Backend:
     """
     if name is None:
         if device.type not in ("cpu", "cuda"):
-            raise ValueError(f"device must be a cpu or cuda device, got {str(device)!r}")
+            raise ValueError(f"device must be a cpu or cuda device, got {shown(str(device))}")
         name = "triton" if device.type == "cuda" else "numpy"
-    if name not in BACKENDS:
-        raise ValueError(f"backend must be one of {BACKENDS}, got {name!r}")
+    choice("backend", name, BACKENDS)
     if name == "triton" and importlib.util.find_spec("triton") is None:
         raise ImportError("backend 'triton' needs the package triton: pip install triton")
     module: Backend = importlib.import_module(f"tritonparam.plan.backends.{name}")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tritonparam._arguments import shown
 from tritonparam.kernels.copy import CHUNK, COLUMNS, MOVE_VECTOR, ROW, STRIP, TILE, UNITS, VECTOR, code_of
 from tritonparam.kernels.dtypes import DTYPES
 
@@ -177,7 +178,7 @@ def _geometry(copy: Copy, out_phase: int, source_phase: int, plain: bool) -> Geo
     out, source = copy.out, copy.source
     casts = not _same_bits(out.dtype, source.dtype)
     if casts and (out_phase % out.element_size() or source_phase % source.element_size()):
-        raise ValueError(f"{copy!r} casts, so both addresses must be multiples of the elements")
+        raise ValueError(f"{shown(copy)} casts, so both addresses must be multiples of the elements")
     if plain:
         return Geometry(casts, out.dtype, source.dtype, out_phase, source_phase, ((out.numel(), 1, 1),))
     strides = [-stride if d in copy.backwards else stride for d, stride in enumerate(source.stride())]

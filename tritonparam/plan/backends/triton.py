@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from tritonparam._arguments import shown
 from tritonparam.kernels.copy import copy
 from tritonparam.kernels.fill import fill, is_interpreted
 from tritonparam.plan.backends.copy_table import build_copy_table
@@ -69,7 +70,7 @@ def check_device(device: torch.device) -> None:
         ValueError: The kernels cannot write to `device`.
     """
     if device.type != "cuda" and not is_interpreted():
-        raise ValueError(f"backend 'triton' writes to cuda devices only, got device {str(device)!r}")
+        raise ValueError(f"backend 'triton' writes to cuda devices only, got device {shown(str(device))}")
 
 
 def prepare(fills: list[Fill], copies: list[Copy]) -> TritonPlan:

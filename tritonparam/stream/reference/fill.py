@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tritonparam._arguments import shown
 from tritonparam.stream.index import contiguous_start
 from tritonparam.stream.law import Constant, Law, Normal, TruncatedNormal, Uniform
 from tritonparam.stream.lowering import lower_normal, lower_truncated_normal, lower_uniform
@@ -38,7 +39,9 @@ def block_values(law: Law, key: int, block: NDArray[np.int64]) -> Floats:
     if isinstance(law, TruncatedNormal):
         return truncated_normal(words, lower_truncated_normal(law))
     raise TypeError(
-        f"law must be a random law, got {law!r}" if isinstance(law, Constant) else f"law must be a law, got {law!r}"
+        f"law must be a random law, got {shown(law)}"
+        if isinstance(law, Constant)
+        else f"law must be a law, got {shown(law)}"
     )
 
 

@@ -1,0 +1,191 @@
+"""Which tensor of a checkpoint goes into which of a target, and whether it can."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tritonparam._arguments import shown
+from tritonparam.checkpoint.casts import goes_into
+from tritonparam.checkpoint.errors import CheckpointError
+from tritonparam.checkpoint.staging import Move
+from tritonparam.checkpoint.stored import Checkpoint, StoredTensor
+from tritonparam.checkpoint.targets import Renaming, Slot, listed, rename
+from tritonparam.plan import check_memory, check_writable
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load` did, by name.
+
+    Attributes:
+        loaded: Tensors that have the values of the checkpoint.
+        initialized: Tensors that were lazy or deferred, are not in the checkpoint, and were drawn instead.
+        kept: Tensors that were real, are not in the checkpoint, and are as before.
+        unexpected: Names of the checkpoint that nothing here goes by.
+        conflicting: Tied tensors for whose names the checkpoint has different values; they have those of the first.
+
+    Examples:
+        >>> print(LoadReport(("a", "b"), ("head.weight",), (), ()))
+        2 loaded, 1 initialized: head.weight
+    """
+
+    loaded: tuple[str, ...]
+    initialized: tuple[str, ...]
+    kept: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    conflicting: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        kinds = ("initialized", "kept", "unexpected", "conflicting")
+        rest = {what: names for what in kinds if (names := getattr(self, what))}
+        told = [f"{len(names)} {what}: {listed(names)}" for what, names in rest.items()]
+        return f"{len(self.loaded)} loaded" + (", " if told else "") + "; ".join(told)
+
+
+class Match:
+    """Which tensor of a checkpoint goes into which of a target; names, shapes and boxes have been compared.
+
+    Attributes:
+        found: The tensors to load, with what is stored of them.
+        drawn: Those without values that are not loaded.
+    """
+
+    def __init__(self, slots: Sequence[Slot], stored: Checkpoint, mapping: Renaming, strict: bool) -> None:
+        self._stored, self._strict = stored, strict
+        self.found: dict[Slot, StoredTensor] = {}
+        self._further: dict[Slot, list[StoredTensor]] = {}  # stored under the other names of a tensor
+        self._followers: set[Slot] = set()  # that have the memory of another tensor
+        self._conflicting: list[str] = []
+        missing: list[Slot] = []
+        lacking: list[str] = []
+        unexpected = dict.fromkeys((*stored.tensors, *stored.unreadable))
+        for slot, names in rename((slot for slot in slots if slot.expected), mapping).items():
+            there = [name for name in dict.fromkeys(names) if name in unexpected]
+            for name in there:
+                del unexpected[name]
+            held = [stored.tensors[name] for name in there if name in stored.tensors]
+            if held:
+                self.found[slot] = held[0]
+                self._further[slot] = held[1:]
+            elif there:
+                lacking.append(f"{slot.name} is of the dtype {stored.unreadable[there[0]]}")
+            else:
+                missing.append(slot)
+        self._unexpected = tuple(unexpected)
+        if lacking:
+            raise TypeError(f"{stored.path} has tensors that torch cannot hold: {listed(lacking)}")
+        if strict:
+            self._check_names(missing)
+        self._check_shapes()
+        self._check_cover()
+        others = (*missing, *(slot for slot in slots if not slot.expected))
+        self.drawn = [slot for slot in others if slot.values is None]
+        self._kept = [slot for slot in missing if slot.values is not None]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes to read."""
+        found = ((slot, tensor) for slot, tensor in self.found.items() if slot not in self._followers)
+        return sum(tensor.dtype.itemsize * math.prod(slot.box.sizes) for slot, tensor in found)
+
+    def _check_names(self, missing: Iterable[Slot]) -> None:
+        sides = {"missing": [slot.name for slot in missing], "unexpected": self._unexpected}
+        told = "; ".join(f"{what} in it: {listed(names)}" for what, names in sides.items() if names)
+        if told:
+            raise ValueError(
+                f"{self._stored.path} does not have the names of target; {told}. With strict=False, what is missing is "
+                "initialized, or kept if it is real, and what is unexpected is left out"
+            )
+
+    def _check_shapes(self) -> None:
+        wrong = [
+            f"{slot.name} is of shape {slot.shape}, in the checkpoint of {tensor.shape}"
+            for slot, tensor in self.found.items()
+            if slot.shape != tensor.shape
+        ]
+        if wrong:
+            raise ValueError(f"{self._stored.path} has other shapes: {listed(wrong)}")
+
+    def _check_cover(self) -> None:
+        for slot, tensor in self.found.items():
+            lacking = tensor.uncovered(slot.box)
+            if lacking is not None:
+                raise CheckpointError(
+                    f"{self._stored.path} has only parts of {shown(tensor.name)}: no file has its {str(lacking)[:300]}"
+                )
+
+    def check_dtypes(self, changed: Mapping[Slot, torch.dtype]) -> None:
+        """Refuse casts that are not made."""
+        wrong = []
+        for slot, tensor in self.found.items():
+            own = changed.get(slot, slot.dtype)
+            if not goes_into(tensor.dtype, own):
+                wrong.append(f"{slot.name} is {own}, in the checkpoint {tensor.dtype}")
+        if wrong:
+            raise TypeError(f"{self._stored.path} has dtypes that do not go into those here: {listed(wrong)}")
+
+    def written(self, real: Iterable[tuple[Slot, torch.Tensor]]) -> list[tuple[Slot, torch.Tensor]]:
+        """Those that are to be written: of tensors that are the same view of the same memory, the first.
+
+        Raises:
+            ValueError: One cannot be written to.
+        """
+        firsts: dict[object, Slot] = {}
+        kept = []
+        for slot, values in real:
+            _check_writable(slot, values)
+            view = (values.device, values.data_ptr(), values.shape, values.stride(), values.dtype, slot.shape, slot.box)
+            first = firsts.setdefault(view, slot) if values.numel() else slot
+            if first is slot:
+                kept.append((slot, values))
+            else:
+                self._followers.add(slot)
+                self._further[first] += [self.found[slot], *self._further.pop(slot)]
+        return kept
+
+    def check_ties(self) -> None:
+        """Compare what is stored under several names of one tensor, which takes reading it.
+
+        Raises:
+            ValueError: It differs, and `strict` is True.
+        """
+        told = []
+        for slot, others in self._further.items():
+            first = self.found[slot]
+            wrong = [other.name for other in others if not self._stored.same(first, other, slot.box)]
+            if wrong:
+                self._conflicting.append(slot.name)
+                told.append(f"{first.name} and {listed(wrong, limit=3)}")
+        if told and self._strict:
+            raise ValueError(
+                f"{self._stored.path} has different values for names of one tensor: {listed(told)}. With strict=False, "
+                "those of the first name are taken"
+            )
+
+    def moves(self, outs: Iterable[tuple[Slot, torch.Tensor]]) -> list[Move]:
+        """What copies the values of each tensor, or of its box, to where they go."""
+        moves = []
+        for slot, out in outs:
+            _check_writable(slot, out)
+            tensor = self.found[slot]
+            for saved, box in tensor.parts(slot.box):
+                source = self._stored.view(tensor, saved, box)
+                moves.append(Move(out if box.sizes == slot.box.sizes else box.within(slot.box).of(out), source))
+        return moves
+
+    def report(self) -> LoadReport:
+        """What became of which tensor, once all is done."""
+        loaded, drawn, kept = (tuple(slot.name for slot in slots) for slots in (self.found, self.drawn, self._kept))
+        return LoadReport(loaded, drawn, kept, self._unexpected, tuple(self._conflicting))
+
+
+def _check_writable(slot: Slot, values: torch.Tensor) -> None:
+    try:
+        if not check_memory("target", values).is_contiguous():
+            check_writable("target", values)
+    except ValueError as error:
+        raise ValueError(f"{listed([slot.name])} cannot be written to: {error}") from None
