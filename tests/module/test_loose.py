@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 
 import pytest
 import torch
@@ -104,6 +105,37 @@ def test_what_else_shows_the_parameters_stays_with_them(kept):
         alias.fill_(7)
     assert net.weight[0].eq(7).all()
     assert net.bias.eq(7).all()
+
+
+def test_an_alias_of_another_dtype_is_real_where_memory_has_that_dtype():
+    seen = {}
+    with deferred_init():
+        net = nn.Module()
+        net.register_buffer("turns", torch.polar(torch.ones(4), torch.arange(4.0)))
+        net.weight = nn.Parameter(torch.ones(3))
+        seen["numbers"] = torch.view_as_real(net.turns)
+        seen["bits"] = net.weight.data.view(torch.int32)
+    materialize(net)
+    assert torch.equal(seen["numbers"], torch.view_as_real(net.turns))
+    assert seen["bits"].tolist() == [0x3F800000] * 3
+    with deferred_init():
+        net = nn.LayerNorm(3)
+        bits = net.weight.data.view(torch.int32)
+    assert materialize(net, dtype=torch.float64).weight.dtype == torch.float64
+    assert bits.is_meta
+
+
+def test_a_model_made_real_part_by_part_is_looked_through_once(monkeypatch):
+    looks = []
+    objects = gc.get_objects
+    monkeypatch.setattr("gc.get_objects", lambda: looks.append(1) or objects())
+    with deferred_init():
+        net = nn.Sequential(*(nn.Linear(2, 2) for _ in range(20)))
+        kept = net.state_dict()
+    for part in net:
+        materialize(part)
+    assert not any(tensor.is_meta for tensor in kept.values())
+    assert len(looks) == 1
 
 
 def test_a_write_that_nobody_saw_leaves_it_deferred_and_is_told(cached):

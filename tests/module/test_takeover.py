@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from tritonparam import deferred_init, materialize
+from tritonparam import deferred_init, load, materialize, save
 
 
 def deferred(build):
@@ -316,6 +316,22 @@ def test_a_call_that_raises_changes_nothing_of_what_is_connected():
     assert module.kept.kept[0] is tensors[0]
     assert module.kept.w.grad.tolist() == [[2.0] * 3] * 4
     assert module.script(torch.ones(1, 2)).shape == (1, 2)
+
+
+def test_gradients_do_not_flow_through_what_was_loaded_since(tmp_path):
+    """The tensor has the value that it had from the weights of before."""
+    with deferred_init():
+        module = nn.Linear(2, 2)
+        nn.init.zeros_(module.weight)
+        module.derived = module.weight.sum().exp()
+        module.shown = module.weight[0]
+    save({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, tmp_path / "saved")
+    load(module, tmp_path / "saved")
+    assert module.derived.item() == 1
+    with pytest.raises(RuntimeError, match="gradients were asked for through derived"):
+        module.derived.backward()
+    module.shown.sum().backward()
+    assert module.weight.grad.tolist() == [[1, 1], [0, 0]]
 
 
 def test_hooks_of_a_tensor_that_gradients_flow_through_are_called():

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from tritonparam._arguments import shown
 from tritonparam.checkpoint import (
     FLOAT_DTYPES,
     METADATA_KEY,
@@ -38,7 +39,6 @@ from tritonparam.cli.record_checks import (
     check_tiles,
     check_versions,
     check_view,
-    shown,
 )
 from tritonparam.module import BoxLaw
 from tritonparam.plan import Fill

@@ -8,27 +8,18 @@ from __future__ import annotations
 
 import math
 import re
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from tritonparam._arguments import shown
 
 MOST_DIMENSIONS = 64
 MOST_BOXES = 10_000  # of one tensor: each is compared with each
 MOST_BYTES = 2**63 - 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _COMPARED = 1 << 22  # pairs of boxes at a time
-
-
-def shown(value: object) -> str:
-    """`value` in a message: its repr, cut short.
-
-    Examples:
-        >>> shown([1, 2, 3]), len(shown("x" * 5000))
-        ('[1, 2, 3]', 30)
-    """
-    return reprlib.repr(value)
 
 
 def as_mapping(value: object, where: str, required: Iterable[str] = (), optional: Iterable[str] = ()) -> dict[str, Any]:

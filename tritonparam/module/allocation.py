@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from tritonparam.module.declaration import Declaration
@@ -55,15 +56,36 @@ class Allocated:
         """The size of the deferred storage."""
         return self.deferred.nbytes()
 
-    def is_shown_beside(self, deferred: torch.UntypedStorage) -> bool:
-        """Whether a tensor still shows the deferred storage, other than those that are watched."""
-        return bool(torch._C._storage_Use_Count(deferred._cdata) > 1 + len(self.history.watched))
+    @property
+    def is_shown_in_part(self) -> bool:
+        """Whether something else may show elements that none of the tensors here shows."""
+        deferred, tensors = self.deferred, {id(tensor) for each in self.declarations for tensor in each.tensors}
+        return not any(each.view.fills(deferred.nbytes()) for each in self.declarations) and bool(
+            torch._C._storage_Use_Count(deferred._cdata) > 1 + len(tensors)
+        )
+
+    def needs_replay(self, loaded: Collection[Declaration]) -> bool:
+        """Whether some of it that is not `loaded` has no law."""
+        return any(each.laws is None and each not in loaded for each in self.declarations)
 
     def show(self, view: View) -> torch.Tensor:
-        """The real tensor that shows what the deferred one with this view did."""
+        """The real tensor that shows what the deferred one with this view did.
+
+        Raises:
+            RuntimeError: There is none, as the storage has another dtype now than one that the view reads it in.
+        """
         if self.real is None:
             raise RuntimeError("the storage was not allocated yet")
-        return replace(view, dtype=self.dtypes[view.dtype]).on(self.real)
+        keeps = all(before == after for before, after in self.dtypes.items())
+        dtype = view.dtype if keeps else self.dtypes.get(view.dtype)
+        if dtype is None:
+            raise RuntimeError(f"memory of {', '.join(map(str, self.dtypes))} in another dtype has no {view.dtype}")
+        return replace(view, dtype=dtype).on(self.real)
+
+
+def is_shown_beside(deferred: torch.UntypedStorage) -> bool:
+    """Whether a tensor still shows a deferred storage, once those of its module are real."""
+    return bool(torch._C._storage_Use_Count(deferred._cdata) > 1)
 
 
 def allocated_for(
@@ -98,7 +120,7 @@ def allocate(
         head = storage.history.head
         if storage.is_shared:
             storage.real = storage.history.live
-        elif head is not None and any(each.laws is None and each not in loaded for each in storage.declarations):
+        elif head is not None and (storage.is_shown_in_part or storage.needs_replay(loaded)):
             replayed.append((storage, head))
         else:
             storage.real = _empty(storage.nbytes, storage.device)
@@ -131,15 +153,42 @@ def write(storages: list[Allocated], seed: int, backend: str | None, loaded: Col
     first: list[Fill] = []
     second: list[Fill] = []
     for storage in storages:
-        written: list[View] = []
+        written = _Views(len(storage.declarations))
         covered = [each.view for each in storage.declarations if each in loaded]
         for each in largest_first(storage):
             view = each.view
-            if each in loaded or each.laws is None or any(placement(view, other) for other in (*covered, *written)):
+            if each in loaded or each.laws is None or any(placement(view, other) for other in covered):
                 continue
-            fills = first if all(apart(view, other) for other in written) else second
+            near = written.near(view)
+            if any(placement(view, other) for other in near):
+                continue
+            fills = first if all(apart(view, other) for other in near) else second
             fills += each.fills(storage.show(view), seed)
-            written.append(view)
+            written.add(view)
     for fills in (first, second):
         if fills:
             Plan(fills, backend).run()
+
+
+class _Views:
+    """Views of one storage, of which there may be thousands."""
+
+    def __init__(self, most: int) -> None:
+        self._views: list[View] = []
+        self._spans = np.empty((2, most), dtype=np.int64)  # the first and the last byte of each
+
+    def add(self, view: View) -> None:
+        """Have one more."""
+        self._spans[:, len(self._views)] = _span(view)
+        self._views.append(view)
+
+    def near(self, view: View) -> list[View]:
+        """All that may have an element of `view`."""
+        begin, end = _span(view)
+        starts, ends = self._spans[:, : len(self._views)]
+        return [self._views[n] for n in np.flatnonzero((starts <= end) & (begin <= ends))]
+
+
+def _span(view: View) -> tuple[int, int]:
+    size = view.dtype.itemsize
+    return view.offset * size, (view.last + 1) * size - 1

@@ -186,8 +186,6 @@ class Survey:
     def settle(self) -> None:
         """Keep what was decided while some of the whole is deferred, so that no value depends on what came first."""
         deferred = (*self.whole.parameters(), *self.whole.buffers())
-        for draw, source in self.keyed.sources.items():
-            draw.settled = draw.settled or source
         keep(self.whole, self.keyed if any(History.of(each) is not None for each in deferred) else None)
 
 
@@ -252,6 +250,9 @@ def _keyed(found: Iterable[Found], prefix: str, known: Keyed, follow: bool) -> K
         sources.key_held(joined(prefix, each.names[0]), each.view.shape, held or ())
     for each, held in zip(found, pieces, strict=True):
         if held is None and each.history is not None and each.history.head is not None:
+            sources.key_replayed(joined(prefix, each.names[0]), each.history.head)
+    for each in found:  # what else a storage has may be shown elsewhere
+        if each.history is not None and each.history.head is not None and not each.view.fills(each.history.head.nbytes):
             sources.key_replayed(joined(prefix, each.names[0]), each.history.head)
     names: dict[int, tuple[str, ...]] = {}
     shown: Counter[int] = Counter()

@@ -24,6 +24,7 @@ from tritonparam.plan import View
 
 _lock = across_forks()
 _blocks: Any = WeakIdKeyDictionary()
+_found: weakref.WeakKeyDictionary[History, list[weakref.ref[torch.Tensor]]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def make_loose_real(
     def replayed(versions: list[Version]) -> list[torch.UntypedStorage]:
         return Replay(seed, sources).run(versions)
 
-    for history, tensors in _tensors_of(found - held).items():
+    found -= held
+    known = _found_before(found)
+    for history, tensors in (known if all(known.values()) else _tensors_of(found)).items():
         head = history.head
         if head is None:
             continue
@@ -82,23 +85,30 @@ def make_loose_real(
             )
             continue
         with contextlib.suppress(RuntimeError):
-            (host,) = replayed([head])
+            (host,) = replayed([head]) if history.live is None else (history.live,)
             real = View.all_of(host).on(host).to(device or history.device).untyped_storage()
             defined = [mine for mine in tensors if is_defined(head, View.of(mine), sources)]
             _become([(mine, View.of(mine).on(real)) for mine in defined], replayed)
 
 
-def make_aliases_real(shows: Mapping[History, Callable[[View], torch.Tensor]], replayed: Replayed) -> None:
+def make_aliases_real(
+    shows: Mapping[History, Callable[[View], torch.Tensor]],
+    is_shown: Callable[[History], bool],
+    replayed: Replayed,
+) -> None:
     """Make real what else shows deferred storages whose modules are real now, such as `.data` that somebody kept.
 
     Args:
         shows: What gives the real tensor that shows a view, for each of the storages.
+        is_shown: Whether there still is something that shows one.
         replayed: As for `take_over`.
     """
-    for history, tensors in _tensors_of(set(shows)).items():
-        for mine in tensors:
-            with contextlib.suppress(RuntimeError):
-                _become([(mine, shows[history](View.of(mine)))], replayed)
+    for find in (_found_before, _tensors_of):  # to look through all objects of the process takes long
+        wanted = {history for history in shows if is_shown(history)}
+        for history, tensors in find(wanted).items():
+            for mine in tensors:
+                with contextlib.suppress(RuntimeError):
+                    _become([(mine, shows[history](View.of(mine)))], replayed)
 
 
 def _become(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], replayed: Replayed) -> None:
@@ -114,11 +124,22 @@ def _is_known(history: History, sources: Mapping[Draw | Node, Source]) -> bool:
 def _tensors_of(histories: set[History]) -> dict[History, list[torch.Tensor]]:
     """The tensors that people hold of these histories."""
     found: dict[History, list[torch.Tensor]] = {}
-    watched = {id(alias) for history in histories for alias, _ in history.watched}
-    for thing in gc.get_objects() if histories else ():
-        # By the type alone: what only says that it is a tensor may do anything when it is asked.
-        if issubclass(type(thing), torch.Tensor) and id(thing) not in watched:
-            history = History.of(thing)
-            if history in histories:
+    if histories:
+        for thing in gc.get_objects():
+            # By the type alone: what only says that it is a tensor may do anything when it is asked.
+            if issubclass(type(thing), torch.Tensor) and (history := History.of(thing)) is not None:
                 found.setdefault(history, []).append(thing)
-    return found
+        with _lock:
+            _found.clear()
+            _found.update({history: list(map(weakref.ref, tensors)) for history, tensors in found.items()})
+    return {history: tensors for history, tensors in found.items() if history in histories}
+
+
+def _found_before(histories: set[History]) -> dict[History, list[torch.Tensor]]:
+    """Those of them that the last look through all objects has found, as far as they are still deferred."""
+    with _lock:
+        known = {history: list(_found.get(history, ())) for history in histories}
+    tensors = {
+        history: [each for reference in known[history] if (each := reference()) is not None] for history in known
+    }
+    return {history: [each for each in held if History.of(each) is history] for history, held in tensors.items()}

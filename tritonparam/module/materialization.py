@@ -13,7 +13,7 @@ import torch
 
 from tritonparam._arguments import entries, got, shown
 from tritonparam.dtype import DTypeLike, float_dtype
-from tritonparam.module.allocation import allocate, allocated_for, largest_first, write
+from tritonparam.module.allocation import allocate, allocated_for, is_shown_beside, largest_first, write
 from tritonparam.module.declaration import Declaration, check_module, check_written, surveyed, unwritten
 from tritonparam.module.full_names import whole_of
 from tritonparam.module.loose import make_aliases_real, make_loose_real
@@ -193,6 +193,7 @@ class Materialization:
         self._backend = backend
         self._replayed = 0
         self._seed = 0
+        self._loaded: frozenset[int] = frozenset()
         for each in {storage.device for storage in self._storages} or {torch.device("cpu")}:
             checked_device(each, backend)
 
@@ -203,6 +204,7 @@ class Materialization:
     def write(self, seed: int, loaded: Collection[Declaration] = ()) -> None:
         """Allocate every tensor, and write all but those that are `loaded`, which the caller writes afterwards."""
         self._seed = seed
+        self._loaded = frozenset(id(tensor) for each in loaded for tensor in each.tensors)
         self._replayed = allocate(self._storages, self._sources, seed, loaded)
         write(self._storages, seed, self._backend, loaded)
 
@@ -235,10 +237,14 @@ class Materialization:
                 for mine in each.tensors
             ],
             self._storages_of,
+            self._loaded,
         )
-        kept = {each.history: each.show for each, deferred in before if each.is_shown_beside(deferred)}
+        kept = {each.history: (each, deferred) for each, deferred in before if is_shown_beside(deferred)}
         if kept:
-            make_aliases_real(kept, self._storages_of)
+            shows = {history: each.show for history, (each, _) in kept.items()}
+            make_aliases_real(shows, lambda history: is_shown_beside(kept[history][1]), self._storages_of)
+        for draw, source in self._sources.items():
+            draw.settled = draw.settled or source
         if self._storages:
             make_loose_real(whole_of(module)[0], self._sources, self._seed, self._device)
 

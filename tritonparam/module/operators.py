@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
 # These write all of what they write to, whatever was there.
@@ -154,6 +156,11 @@ def check_drawing(func: Any, bound: dict[str, Any], written: list[torch.Tensor])
         _draw_once(func, tuple(tensors), written[0].dtype if written else None, tuple(plain.items()))
 
 
+def plain_torch() -> contextlib.AbstractContextManager[Any]:
+    """A context in which tensors are what they seem, also where a mode such as FakeTensorMode stands around a block."""
+    return _disable_current_modes() if torch._C._len_torch_dispatch_stack() else contextlib.nullcontext()
+
+
 @lru_cache(maxsize=4096, typed=True)
 def _draw_once(
     func: Any, written: tuple[str, ...], dtype: torch.dtype | None, plain: tuple[tuple[str, Any], ...]
@@ -164,7 +171,7 @@ def _draw_once(
     if "generator" in names:
         bound["generator"] = torch.Generator()
     bound |= {name: [1] if name == "size" else torch.device("cpu") for name in ("size", "device") if name in names}
-    with torch.random.fork_rng(devices=()):
+    with plain_torch(), torch.random.fork_rng(devices=()):
         func(**bound)
 
 

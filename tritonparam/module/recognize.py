@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tritonparam.module.operators import plain_torch
 from tritonparam.module.tape import Drawn, History, Piece, recognize
 from tritonparam.plan import RANDOM_DTYPES, Box, View
 from tritonparam.stream import Constant, Law, Normal, TruncatedNormal, Uniform
@@ -83,12 +84,13 @@ def _constant(value: float | int | bool, dtype: torch.dtype, numel: int) -> Cons
         RuntimeError: torch does not fill so many elements with it, as it is beyond the dtype.
     """
     try:
-        filled = torch.full((max(numel, 1),), value, dtype=dtype)
+        with plain_torch():
+            filled = torch.full((max(numel, 1),), value, dtype=dtype, device="cpu")
+            rounded = None if dtype.is_complex else filled[0].item()
     except NotImplementedError:
         return None
-    if dtype.is_complex:
+    if rounded is None:
         return None
-    rounded = filled[0].item()
     try:
         return Constant(float(value) if dtype in _WIDE and math.isfinite(rounded) else rounded)
     except (TypeError, ValueError):
@@ -101,7 +103,8 @@ def _cast(law: Law, source: torch.dtype, target: torch.dtype) -> Law | None:
     if isinstance(law, Constant):
         if source.is_complex or target.is_complex:
             return None
-        return Constant(torch.full((), law.value, dtype=source).to(target).item())
+        with plain_torch():
+            return Constant(torch.full((), law.value, dtype=source, device="cpu").to(target).item())
     # A value that was rounded to few bits stays so in more.
     return law if target in RANDOM_DTYPES and (source in _WIDE or target.itemsize < source.itemsize) else None
 

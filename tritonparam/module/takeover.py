@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,10 @@ _VIEW_NODES = frozenset(
 
 
 def take_over(
-    module: torch.nn.Module, pairs: Sequence[tuple[str, torch.Tensor, torch.Tensor]], replayed: Replayed
+    module: torch.nn.Module,
+    pairs: Sequence[tuple[str, torch.Tensor, torch.Tensor]],
+    replayed: Replayed,
+    loaded: Collection[int] = (),
 ) -> None:
     """Turn deferred tensors of `module` into real ones: all of them, or none where one cannot be.
 
@@ -41,6 +44,7 @@ def take_over(
         module: Whose tensors they are.
         pairs: The name of each, the deferred tensor, and a real one with its values, shape and dtype.
         replayed: What gives the storages of versions of deferred tensors, real and on the host.
+        loaded: The ids of tensors whose values are others than those that gradients were to flow through.
 
     Raises:
         RuntimeError: Something outside holds on to one of them, or a trace of TorchScript has one as a constant.
@@ -57,7 +61,7 @@ def take_over(
         for mine, gradient in gradients:
             mine.grad = None
             undo.callback(setattr, mine, "grad", gradient)
-        deferred = _Leaves(leaves, replayed)
+        deferred = _Leaves(leaves, replayed, loaded)
         for name, mine, made in leaves:
             real = made.to(dtypes.get(id(mine), made.dtype))
             other = torch.Tensor._make_subclass(type(mine), real, mine.requires_grad)
@@ -97,15 +101,21 @@ class _Leaves:
 
     Args:
         leaves: The name of each, the deferred tensor, and the real one that it is about to become.
-        replayed: As for `take_over`.
+        replayed, loaded: As for `take_over`.
     """
 
-    def __init__(self, leaves: Sequence[tuple[str, torch.Tensor, torch.Tensor]], replayed: Replayed) -> None:
+    def __init__(
+        self,
+        leaves: Sequence[tuple[str, torch.Tensor, torch.Tensor]],
+        replayed: Replayed,
+        loaded: Collection[int],
+    ) -> None:
         self.tensors = {id(mine): mine for _, mine, _ in leaves}
         # What requires no gradient begins no graph, and what is lazy has no elements.
         begin = [mine for _, mine, _ in leaves if mine.requires_grad and not is_lazy(mine)]
         self._views = {id(mine): (History.of(mine), View.of(mine)) for mine in begin}
         self._replayed = replayed
+        self._loaded = frozenset(loaded)
 
     def again(self, head: Version, view: View, graph: _Graph) -> torch.Tensor | None:
         """What the tape says of `head`, done with the real tensors that `graph` begins with, so that gradients flow.
@@ -113,6 +123,8 @@ class _Leaves:
         Returns:
             The tensor that shows `view` of it; None where the tape cannot be followed so.
         """
+        if self._loaded & graph.leaves:
+            return None
         made: dict[Version, tuple[torch.Tensor, View]] = {}
         for key, (history, own) in self._views.items():
             if key in graph.leaves and history is not None and history.head is not None:

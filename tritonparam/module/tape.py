@@ -24,6 +24,7 @@ from tritonparam.stream import Constant, Law
 _ATTRIBUTE = "_tritonparam_history"
 _alive: weakref.WeakSet[History] = weakref.WeakSet()
 _counter = itertools.count()
+_NO_STORAGE = torch.empty(0, dtype=torch.uint8, device="meta").untyped_storage()
 
 
 @dataclass(eq=False, slots=True)
@@ -191,17 +192,21 @@ class History:
 
     def watch(self, tensor: torch.Tensor) -> None:
         """Take a write to `tensor` that is not noted here, from now on, for one that was not seen."""
-        if not tensor.is_inference():  # which have no version counter
-            alias = tensor.detach()
-            self.watched.append((alias, alias._version))
+        stands_for_others = type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # as a FakeTensor
+        if not stands_for_others and not tensor.is_inference():  # which have no version counter
+            counter = tensor.detach()
+            # Without the storage, which has this history: what holds each other is never freed.
+            blank = View((0,), (1,), 0, tensor.dtype, tensor.is_conj(), tensor.is_neg()).on(_NO_STORAGE)
+            torch._C.TensorBase.data.__set__(counter, blank)  # type: ignore[attr-defined]
+            self.watched.append((counter, counter._version))
 
     def watch_on(self) -> None:
         """Take all that was written so far for seen."""
-        self.watched = [(alias, alias._version) for alias, _ in self.watched]
+        self.watched = [(counter, counter._version) for counter, _ in self.watched]
 
     def was_written_unseen(self) -> bool:
         """Whether a version counter has moved since."""
-        return any(alias._version != version for alias, version in self.watched)
+        return any(counter._version != version for counter, version in self.watched)
 
     @staticmethod
     def of(tensor: object) -> History | None:
@@ -244,9 +249,10 @@ class History:
         return self.head
 
     def share(self, view: View, real: torch.Tensor) -> None:
-        """Note that the storage, all of which `view` shows, is the memory of `real` from now on."""
+        """Note that the storage is the memory of `real`, which shows `view` of it, from now on."""
+        before = None if self.live is None else self.head
         self.live = real.untyped_storage()
-        self.head = Version(None, view, real, self.live.nbytes())
+        self.head = Version(before, view, real, self.live.nbytes())
 
     def write_pieces(self, tensor: torch.Tensor, pieces: list[Piece]) -> None:
         """Note that the elements of `tensor` now hold `pieces`, which cover it."""

@@ -71,6 +71,31 @@ def test_an_array_of_a_parameter_follows_it():
     assert module.array.tolist() == [4, 4, 4]
 
 
+def test_a_tensor_outside_goes_on_sharing_its_array():
+    array = np.ones(3)
+    with deferred_init():
+        module, tensor = nn.Linear(1, 1), torch.from_numpy(array)
+    materialize(module)
+    tensor[0] = 9
+    assert array.tolist() == [9, 1, 1]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_torch_fills_in_after_it_has_made_the_tensors(zipped, tmp_path):
+    """Memory of the older format is read last."""
+    path = tmp_path / "saved.pt"
+    torch.save({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, path, _use_new_zipfile_serialization=zipped)
+    with deferred_init():
+        module = nn.Linear(2, 2)
+        saved = torch.load(path)
+        module.load_state_dict(saved)
+        module.register_buffer("kept", saved["weight"])
+    materialize(module)
+    assert module.weight.eq(1).all()
+    assert module.bias.eq(1).all()
+    assert module.kept.eq(1).all()
+
+
 def test_another_dtype_is_memory_of_its_own():
     with deferred_init():
         module = nn.LayerNorm(3)

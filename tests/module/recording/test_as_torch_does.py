@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tritonparam import declarations, deferred_init, materialize
 
@@ -204,6 +205,15 @@ FILLED = {
 def test_constants_and_types_are_those_of_torch(build):
     assert same(build)
     assert made(build).dtype == build().dtype
+
+
+def test_fake_tensors_inside_stay_fake():
+    with deferred_init():
+        with FakeTensorMode():
+            shape = nn.Linear(3, 4)(torch.ones(2, 3)).shape
+        module = nn.LayerNorm(3)
+    assert shape == (2, 4)
+    assert materialize(module).weight.tolist() == [1, 1, 1]
 
 
 def test_bits_have_zeros():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gc
 
 import pytest
 import torch
 from torch import nn
 
 from tritonparam import deferred_init, materialize
+from tritonparam.module import tape
 
 
 class Net(nn.Module):
@@ -55,6 +57,72 @@ def test_a_write_to_a_copy_made_after_the_block_is_seen():
     nn.init.zeros_(net.first.weight)
     with pytest.raises(RuntimeError, match=r"written to outside deferred_init\(\).*: first.weight"):
         materialize(net)
+
+
+def written():
+    with deferred_init():
+        net = nn.Linear(2, 2)
+    nn.init.ones_(net.weight)
+    return net
+
+
+def in_another_block(net):
+    with deferred_init():
+        net.weight.data.add_(1)
+
+
+GOES_ON = {
+    "half": lambda net: net.half(),
+    "to": lambda net: net.to(torch.float64),
+    "deepcopy": copy.deepcopy,
+    "another block": in_another_block,
+}
+
+
+@pytest.mark.parametrize("go_on", GOES_ON.values(), ids=GOES_ON)
+def test_a_write_that_was_not_seen_is_not_forgotten_by_what_comes_next(go_on):
+    with pytest.raises(RuntimeError, match=r"written to outside deferred_init\(\)"):
+        go_on(written())
+
+
+def test_what_is_written_anew_in_another_block_is_known_again():
+    net = written()
+    with deferred_init():
+        nn.init.zeros_(net.weight)
+    assert materialize(net).weight.tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_block_that_raises_is_ended_too():
+    def build():
+        with deferred_init():
+            nets.append(nn.Linear(2, 2))
+            raise KeyError
+
+    nets = []
+    with pytest.raises(KeyError):
+        build()
+    nn.init.zeros_(nets[0].weight)
+    with pytest.raises(RuntimeError, match=r"written to outside deferred_init\(\).*: weight"):
+        materialize(nets[0])
+
+
+def test_what_is_watched_is_freed_with_its_tensors():
+    def histories():
+        gc.collect()
+        return len(list(tape._alive))
+
+    before = histories()
+    for _ in range(3):
+        with deferred_init():
+            net = Net()
+            net.extra = torch.tensor([1.0])
+        assert histories() > before
+        net = materialize(net)
+        assert net.first.weight.data.isfinite().all()
+    with deferred_init():
+        net = Net()
+    del net
+    assert histories() == before
 
 
 def test_a_write_through_an_alias_made_inside_is_seen():

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tritonparam._arguments import shown
 from tritonparam.checkpoint import RECORD_NAME, UsageError
 from tritonparam.cli.record import RECORD_KEY
-from tritonparam.cli.record_checks import shown
 
 MOST_PARTS = 1_000_000  # layers, labels and the like: each becomes objects, whatever the size of its tensors
 _FLOAT = "__float__"  # how transformers writes a number that JSON has not

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from tritonparam._arguments import shown
 from tritonparam.checkpoint import CheckpointError, UsageError
 from tritonparam.cli.init.config import MOST_PARTS, check_attributes, checked_config
 from tritonparam.cli.init.no_network import no_network
-from tritonparam.cli.record_checks import shown
 from tritonparam.module import deferred_init
 
 MOST_REASON = 500

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tritonparam._arguments import shown
 from tritonparam.checkpoint import (
     RECORD_NAME,
     CheckpointError,
@@ -24,7 +25,6 @@ from tritonparam.checkpoint import (
 from tritonparam.cli.inspect.expected import describe
 from tritonparam.cli.inspect.stats import TESTS, Group, Moments
 from tritonparam.cli.record import Entry, checkpoint_digest, parse_record, read_json
-from tritonparam.cli.record_checks import shown
 from tritonparam.plan import Box, cut_boxes
 from tritonparam.stream import flat_index
 

@@ -62,12 +62,20 @@ def deferred_init() -> Iterator[None]:
         return
     block = Recorder()
     states = contextlib.ExitStack()
+    modules: list[torch.nn.Module] = []
     watch(deferred_init)
-    with _built(block) as modules, states:
-        states.enter_context(_random_states(modules))
-        states.enter_context(block.at_work())
-        with truncated_normals_noted(_noting_for), threads_record(), memory_answers(), Dispatched(), Surface():  # type: ignore[no-untyped-call]
-            yield
+    try:
+        with _built(block, modules), states:
+            states.enter_context(_random_states(modules))
+            states.enter_context(block.at_work())
+            with truncated_normals_noted(_noting_for), threads_record(), memory_answers(), Dispatched(), Surface():  # type: ignore[no-untyped-call]
+                yield
+    finally:
+        _end(block, modules)
+
+
+def _end(block: Recorder, modules: list[torch.nn.Module]) -> None:
+    """End a block, also one that was cut short: remember what it built, and see what is written to it from here on."""
     block.finish()
     outermost, beside = remember(modules), block.begun_beside(modules)
     watch_modules(modules)
@@ -84,9 +92,8 @@ def recording_paused() -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def _built(block: Recorder) -> Iterator[list[torch.nn.Module]]:
-    """The modules that get their first parameter, buffer or submodule in `block`, in that order."""
-    modules: list[torch.nn.Module] = []
+def _built(block: Recorder, modules: list[torch.nn.Module]) -> Iterator[None]:
+    """Add to `modules` those that get their first parameter, buffer or submodule in `block`, in that order."""
     found: set[int] = set()
 
     def note(module: torch.nn.Module, name: str, value: object) -> None:
@@ -100,7 +107,7 @@ def _built(block: Recorder) -> Iterator[list[torch.nn.Module]]:
         register_module_module_registration_hook(note),
     ]
     try:
-        yield modules
+        yield
     finally:
         for hook in hooks:
             hook.remove()
@@ -161,6 +168,8 @@ def _is_just_seeded(before: torch.Tensor) -> bool:
 
 
 def _same_state(one: Any, other: Any) -> bool:
-    if isinstance(one, tuple):
-        return len(one) == len(other) and all(map(_same_state, one, other))
-    return bool(np.array_equal(one, other))
+    """Whether two states of Python's, or NumPy's, generator are equal; NumPy's has an array in it."""
+    return len(one) == len(other) and all(
+        np.array_equal(left, right) if isinstance(left, np.ndarray) else left == right
+        for left, right in zip(one, other, strict=True)
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from types import FrameType
 from typing import Any
 
@@ -16,6 +16,10 @@ from tritonparam.module.operators import OVERWRITES, SCATTERS, draws, out_names,
 from tritonparam.module.tape import GeneratorState, History, Node, Read, drawn_before, is_covered, is_written
 from tritonparam.plan import View
 
+UNSEEN = (
+    "were written to outside deferred_init(), where nothing takes note of it: {}; write to them inside `with "
+    "deferred_init():`, which goes on recording, or after materialize"
+)
 _META = torch.device("meta")
 _HOST = torch.device("cpu")
 
@@ -88,6 +92,33 @@ def note_check(check: Node) -> None:
     for read in check.reads:
         if read.version is not None and isinstance(read.version.content, Node):
             read.version.content.checks.append(check)
+
+
+def check_unseen_write(tensor: torch.Tensor) -> None:
+    """Refuse a tensor that was written to where nothing recorded, as what is known of it is of before.
+
+    Raises:
+        RuntimeError: It was.
+    """
+    history = History.of(tensor)
+    if history is not None and history.was_written_unseen():
+        raise RuntimeError(f"deferred tensors {UNSEEN.format(f'one of shape {tuple(tensor.shape)}')}{where()}")
+
+
+def check_reads(func: Any, deferred: list[torch.Tensor], seen: Container[int]) -> None:
+    """Refuse what an operation reads if it was written to since it was recorded last, but where it is written anew.
+
+    Args:
+        func: The operation.
+        deferred: The deferred tensors among its arguments, the one that it writes to first.
+        seen: The keys of the histories that are recorded by now.
+    """
+    for number, tensor in enumerate(deferred):
+        history = History.of(tensor)
+        if history is not None and history.watched and history.key not in seen:
+            is_anew = not number and func._schema.name in OVERWRITES
+            if not is_anew or not View.of(tensor).fills(tensor.untyped_storage().nbytes()):
+                check_unseen_write(tensor)
 
 
 def may_be_unwritten(tensor: torch.Tensor) -> bool:

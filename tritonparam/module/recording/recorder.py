@@ -27,6 +27,7 @@ from tritonparam.module.recording.notes import (
     as_meta,
     as_written,
     asked_too_early,
+    check_reads,
     device_of,
     is_live,
     is_random,
@@ -217,6 +218,7 @@ class Recorder:
     def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
         deferred = [tensor for tensor in tensors if History.of(tensor) is not None]
+        check_reads(func, deferred, self._written)
         bound = bind(func, args, kwargs)
         if func._schema.name == "aten::lift_fresh" and not deferred:
             # Memory that torch did not allocate is an array's, which the constructor may go on writing to.
@@ -278,7 +280,10 @@ class Recorder:
         func(real, *where, **kwargs)
         out = func(tensor, blank[1], *where[1:], **kwargs)
         begun = History.of(tensor) or self._begin(tensor, source.device)
-        begun.write(tensor, real.cpu().clone())
+        if source.device == _HOST:  # it may be filled only later, as when a file is read
+            begun.share(View.of(tensor), real)
+        else:
+            begun.write(tensor, real.cpu())
         return out
 
     def _note_written(self, written: list[torch.Tensor]) -> None:

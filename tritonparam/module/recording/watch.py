@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from tritonparam._locks import across_forks
+from tritonparam.module.recording.notes import UNSEEN, check_unseen_write
 from tritonparam.module.recording.recorder import recorder
 from tritonparam.module.tape import History, histories_alive
 from tritonparam.module.walk import named_tensors
@@ -53,11 +54,7 @@ def check_unseen_writes(named: Iterable[tuple[str, History]]) -> None:
     """
     written = [name for name, history in named if history.was_written_unseen()]
     if written:
-        raise RuntimeError(
-            f"deferred tensors were written to outside deferred_init(), where nothing takes note of it: "
-            f"{', '.join(written)}; write to them inside `with deferred_init():`, which goes on recording, or after "
-            "materialize"
-        )
+        raise RuntimeError(f"deferred tensors {UNSEEN.format(', '.join(written))}")
 
 
 @functools.wraps(_apply)
@@ -66,6 +63,8 @@ def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor
         History.of(each) for each in (*self.parameters(recurse), *self.buffers(recurse))
     ):
         return _apply(self, fn, recurse)  # type: ignore[no-untyped-call]
+    named = (*self.named_parameters(recurse=recurse), *self.named_buffers(recurse=recurse))
+    check_unseen_writes((name, history) for name, each in named if (history := History.of(each)) is not None)
     with _enter():
         modules = list(self.modules()) if recurse else [self]
         with torch._C.DisableTorchFunction():  # which would show deferred tensors as what they stand for
@@ -114,6 +113,7 @@ def _copied(kind: type[torch.Tensor]) -> Any:
     def deepcopy(self: torch.Tensor, memo: dict[Any, Any]) -> Any:
         if id(self) in memo or History.of(self) is None:
             return original(self, memo)
+        check_unseen_write(self)
         if recorder() is not None:
             return _with_storage(self, original(self, memo), memo)
         with _enter():
