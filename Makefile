@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The GPU verbs install nothing: they use the torch, triton and pytest that $(PYTHON) has.
+SIDE_BY_SIDE := -n auto --maxprocesses 8
 HERE := PYTHONPATH="$(CURDIR)" $(PYTHON)
 
 .DEFAULT_GOAL := help
@@ -39,10 +40,10 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m bench table --check README.md
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-gpu:
 	$(PYTHON) -c "import torch; torch.cuda.init(); print(torch.cuda.get_device_name())"

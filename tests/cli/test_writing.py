@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from safetensors.torch import load_file
 from tests.cli.jobs import NORMAL, entry, job, write
 from tritonparam import stream
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
-from tritonparam.checkpoint.files import INDEX_NAME, RECORD_NAME
+from tritonparam.checkpoint.files import INDEX_NAME, RECORD_NAME, hash_tensor, read_header
 from tritonparam.cli.init.job import Job
 from tritonparam.cli.init.writing import split
 from tritonparam.cli.record import Entry
@@ -157,6 +158,36 @@ def test_a_damaged_shard_is_written_again(tmp_path: Path) -> None:
     got = write(job(1000, scale=5), tmp_path / "out")
     assert got.digest == want.digest
     assert all(torch.equal(value, load(tmp_path / "whole")[name]) for name, value in load(tmp_path / "out").items())
+
+
+def test_a_finished_shard_that_was_put_there_is_made_again(tmp_path: Path) -> None:
+    """Its digests prove nothing, as they lie beside it: a file system does not give a copy what the original had."""
+    write(job(2000), tmp_path / "want")
+    want = load_all(tmp_path / "want")
+
+    def stop(_: int) -> None:
+        if len(list((tmp_path / "out.partial" / "state").glob("*.safetensors.json"))) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(job(2000), tmp_path / "out", progress=stop)
+    partial = tmp_path / "out.partial"
+    (state,) = (partial / "state").glob("*.safetensors.json")
+    weights = partial / "weights" / state.name.removesuffix(".json")
+    header = read_header(weights)
+    weights.write_bytes(weights.read_bytes()[: header.begin] + b"\x11" * (weights.stat().st_size - header.begin))
+    said = json.loads(state.read_text())
+    said["digests"] = {name: hash_tensor(weights, header.begin, extent) for name, extent in header.extents.items()}
+    state.write_text(json.dumps(said))
+    shutil.copytree(partial, tmp_path / "unpacked", copy_function=shutil.copy2)
+    shutil.rmtree(partial)
+    (tmp_path / "unpacked").rename(partial)
+    assert write(job(2000), tmp_path / "out").reused == 0
+    assert load_all(tmp_path / "out") == want
+
+
+def load_all(folder: Path) -> dict[str, Any]:
+    return {name: value.tolist() for name, value in load(folder).items()}
 
 
 def test_an_unfinished_run_of_another_job_is_refused_or_discarded(tmp_path: Path) -> None:

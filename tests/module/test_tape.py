@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from tritonparam import Constant, declarations, deferred_init, materialize
-from tritonparam.module.tape import History, covers
+from tritonparam.module.covers import covers
+from tritonparam.module.tape import History
 from tritonparam.plan import Box, View
 
 

@@ -69,6 +69,9 @@ def lay_out(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> dict[st
     """
     extents: dict[str, Extent] = {}
     start = 0
+    for name in tensors:
+        if name == METADATA_KEY or name.encode(errors="ignore").decode() != name:
+            raise CheckpointError(f"safetensors cannot hold a tensor that is called {shown(name)}")
     for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (-item[1][0].itemsize, item[0])):
         try:
             if dtype not in CODES:

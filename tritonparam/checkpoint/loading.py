@@ -120,6 +120,8 @@ def load(
             match = Match(slots, stored, mapping, strict)
             pending = pending_of(target, match.found, match.drawn, device, wanted, backend)
             match.check_dtypes(pending.dtypes)
+            if isinstance(target, torch.nn.Module):
+                match.find_nested()
             real = [(slot, slot.values) for slot in match.found if slot.values is not None]
             for each in {values.device for _, values in real}:
                 resolve_backend(each, backend)

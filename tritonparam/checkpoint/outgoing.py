@@ -195,7 +195,7 @@ class ByteStream:
 
     def __init__(self, size: int = STAGING) -> None:
         self._size = size
-        self._host = torch.empty(size, dtype=torch.uint8)
+        self._host = torch.empty(size, dtype=torch.uint8, device="cpu")
         self._buffers: dict[torch.device, torch.Tensor] = {self._host.device: self._host}
 
     def parts(self, tensors: Iterable[Outgoing]) -> Iterator[memoryview]:

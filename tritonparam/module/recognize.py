@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from tritonparam.module.covers import recognize
 from tritonparam.module.operators import plain_torch
-from tritonparam.module.tape import Drawn, History, Piece, recognize
+from tritonparam.module.tape import Drawn, History, Piece
 from tritonparam.plan import RANDOM_DTYPES, Box, View
 from tritonparam.stream import Constant, Law, Normal, TruncatedNormal, Uniform
 

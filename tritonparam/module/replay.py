@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
+from tritonparam.module.covers import is_written, recognize
 from tritonparam.module.operators import bind, with_generator
 from tritonparam.module.source import Source
-from tritonparam.module.tape import Draw, Drawn, GeneratorState, Node, Read, Version, is_written, recognize, slice_of
+from tritonparam.module.tape import Draw, Drawn, GeneratorState, Node, Read, Version, slice_of
 from tritonparam.plan import Fill, Plan, View
 from tritonparam.stream import Uniform
 

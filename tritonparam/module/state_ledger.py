@@ -13,10 +13,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tritonparam._arguments import shown
 from tritonparam._locks import across_forks
+from tritonparam.module.covers import covers
 from tritonparam.module.declaration import BoxLaw, Declaration, check_module, surveyed
 from tritonparam.module.full_names import drawn_on_the_way
 from tritonparam.module.source import Source
-from tritonparam.module.tape import Drawn, Node, covers, slice_of
+from tritonparam.module.tape import Drawn, Node, slice_of
 
 STATES = ("declared", "initialized", "loaded", "cloned", "given")
 _COLUMNS = ("name", "kind", "shape", "dtype", "state", "law", "key", "why")

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 
-from tritonparam.module.tape import History, Piece, recognize
+from tritonparam.module.covers import recognize
+from tritonparam.module.tape import History, Piece
 from tritonparam.plan import View
 
 _MOST_PATHS = 1024

@@ -31,6 +31,11 @@ def check_memory(argument: str, tensor: Any) -> torch.Tensor:
         check_strided(argument, tensor)
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
         raise ValueError(f"{argument} must be a strided tensor with storage, got {tensor.layout} on {tensor.device}")
+    if not _is_within_storage(tensor):
+        raise ValueError(
+            f"{argument} must have its memory, got shape {tuple(tensor.shape)} of a storage of "
+            f"{tensor.untyped_storage().nbytes()} bytes: it was made smaller, or freed"
+        )
     if tensor.is_conj() or tensor.is_neg():
         raise ValueError(f"{argument} must not be a conjugate or negative view: resolve_conj and resolve_neg copy it")
     checked: torch.Tensor = tensor
@@ -53,6 +58,13 @@ def check_strided(argument: str, tensor: Any) -> None:
     if tensor.is_nested or tensor.layout is not torch.strided:
         kind = "a nested tensor" if tensor.is_nested else f"one of layout {tensor.layout}"
         raise ValueError(f"{argument} must be a strided tensor, got {kind}")
+
+
+def _is_within_storage(tensor: torch.Tensor) -> bool:
+    if not tensor.numel():
+        return True
+    last = tensor.storage_offset() + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return bool((last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes())
 
 
 def _check_class(argument: str, tensor: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from tritonparam._arguments import shown
 from tritonparam.checkpoint.casts import goes_into
 from tritonparam.checkpoint.errors import CheckpointError
+from tritonparam.checkpoint.matching.nested import Nested, agrees, nested
 from tritonparam.checkpoint.staging import Move
 from tritonparam.checkpoint.stored import Checkpoint, StoredTensor
 from tritonparam.checkpoint.targets import Renaming, Slot, listed, rename
@@ -59,6 +60,7 @@ class Match:
         self.found: dict[Slot, StoredTensor] = {}
         self._further: dict[Slot, list[StoredTensor]] = {}  # stored under the other names of a tensor
         self._followers: set[Slot] = set()  # that have the memory of another tensor
+        self._nested: list[Nested] = []  # the first of each pair has the memory of the second
         self._conflicting: list[str] = []
         missing: list[Slot] = []
         lacking: list[str] = []
@@ -138,6 +140,8 @@ class Match:
         kept = []
         for slot, values in real:
             _check_writable(slot, values)
+            if slot in self._followers:
+                continue
             view = (values.device, values.data_ptr(), values.shape, values.stride(), values.dtype, slot.shape, slot.box)
             first = firsts.setdefault(view, slot) if values.numel() else slot
             if first is slot:
@@ -146,6 +150,11 @@ class Match:
                 self._followers.add(slot)
                 self._further[first] += [self.found[slot], *self._further.pop(slot)]
         return kept
+
+    def find_nested(self) -> None:
+        """Take tensors of a module that lie in others of it for parts of these, which are written once."""
+        self._nested = nested(self.found)
+        self._followers.update(pair.inner for pair in self._nested)
 
     def check_ties(self) -> None:
         """Compare what is stored under several names of one tensor, which takes reading it.
@@ -160,6 +169,10 @@ class Match:
             if wrong:
                 self._conflicting.append(slot.name)
                 told.append(f"{first.name} and {listed(wrong, limit=3)}")
+        for inner, outer, spot in self._nested:
+            if not agrees(self._stored, self.found[inner], self.found[outer], spot):
+                self._conflicting.append(inner.name)
+                told.append(f"{self.found[outer].name} and its part {self.found[inner].name}")
         if told and self._strict:
             raise ValueError(
                 f"{self._stored.path} has different values for names of one tensor: {listed(told)}. With strict=False, "
@@ -170,6 +183,8 @@ class Match:
         """What copies the values of each tensor, or of its box, to where they go."""
         moves = []
         for slot, out in outs:
+            if slot in self._followers:
+                continue
             _check_writable(slot, out)
             tensor = self.found[slot]
             for saved, box in tensor.parts(slot.box):

@@ -17,6 +17,7 @@ from tritonparam._arguments import shown
 from tritonparam.checkpoint import RECORD_NAME, UsageError
 from tritonparam.cli.record import RECORD_KEY
 
+_MOST_DEPTH = 48
 MOST_PARTS = 1_000_000  # layers, labels and the like: each becomes objects, whatever the size of its tensors
 _FLOAT = "__float__"  # how transformers writes a number that JSON has not
 _FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
@@ -25,6 +26,7 @@ _KNOWN_IMPLEMENTATION = re.compile(r"[A-Za-z0-9_|]*")  # eager, sdpa, flash_atte
 _REMOTE = ("use_kernels", "allow_all_kernels")
 _HARMLESS = ("auto_map", "custom_pipelines", "code_revision", "trust_remote_code", *_REMOTE)  # where a model is built
 _READ_BY_TIMM = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+RUNS_CODE = frozenset(("auto_map", "custom_pipelines", "trust_remote_code"))
 _COUNTS = re.compile(r"(.*_)?(layers?|labels|blocks|experts|depth)")
 _LABELS = ("id2label", "label2id")  # whose keys are anybody's words
 
@@ -62,7 +64,7 @@ def checked_config(config: Mapping[str, Any], text: str) -> dict[str, Any]:
     Raises:
         UsageError: It names something outside of itself, or has a value that no model has.
     """
-    copy: dict[str, Any] = _copied(config, text, "")
+    copy: dict[str, Any] = _copied(config, text, "", 0)
     for where, values in _objects(copy, ""):
         _check_object(values, where, text)
     return copy
@@ -80,13 +82,20 @@ def _objects(values: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _objects(value, where)
 
 
-def _copied(value: Any, text: str, where: str) -> Any:
+def keys_of(config: Mapping[str, Any]) -> set[str]:
+    """The keys of a configuration that say something, at any depth."""
+    return {key for _, values in _objects(dict(config), "") for key, value in values.items() if value}
+
+
+def _copied(value: Any, text: str, where: str, depth: int) -> Any:
+    if depth > _MOST_DEPTH:
+        raise UsageError(f"{text} must not be nested more than {_MOST_DEPTH} deep, as a record has to hold it")
     if isinstance(value, dict):
         if value.keys() == {_FLOAT} and value[_FLOAT] in _FLOATS:
             return _FLOATS[value[_FLOAT]]
-        return {key: _copied(each, text, f"{where}{key}.") for key, each in value.items()}
+        return {key: _copied(each, text, f"{where}{key}.", depth + 1) for key, each in value.items()}
     if isinstance(value, list):
-        return [_copied(each, text, where) for each in value]
+        return [_copied(each, text, where, depth + 1) for each in value]
     if type(value) is int and abs(value) >= 2**63:
         raise UsageError(f"{text}: {where.removesuffix('.')} must be below 2**63, got {shown(value)}")
     return value

@@ -90,10 +90,10 @@ def _model_class(transformers: Any, values: Mapping[str, Any], text: str) -> Any
         return None
     try:
         found = getattr(transformers, names[0], None)
+        config_class = getattr(found, "config_class", None)  # which raises where a package is missing
     except Exception as error:  # a module of transformers that cannot be imported here
         raise CheckpointError(f"{text}: {names[0]} cannot be imported: {reason(error)}") from error
     is_model = isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)
-    config_class = getattr(found, "config_class", None)
     if not is_model or config_class is None:
         have = f"transformers {transformers.__version__} has no such model"
         raise UsageError(f"{text}: unknown architecture {shown(names[0])}: {have}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tritonparam.checkpoint import CheckpointError, UsageError, dtype_name, parse_dtype
+from tritonparam.checkpoint import CheckpointError, UsageError, dtype_name, lay_out, parse_dtype
 from tritonparam.cli.init.spec import Spec, build, read_spec
 from tritonparam.cli.record import Entry, Origin, Record, entry_to_json, versions
 from tritonparam.module import BoxLaw, Declaration, Elements, Source, declarations
@@ -168,6 +168,11 @@ def _declarations(module: torch.nn.Module, text: str) -> list[Declaration]:
     found = [declaration for declaration in found if declaration.name not in ignored]
     if not found:
         raise UsageError(f"{text}: the model has no parameters to write")
+    for declaration in found:
+        try:
+            lay_out({declaration.name: (declaration.dtype, declaration.shape)})
+        except CheckpointError as error:
+            raise CheckpointError(f"{text}: {error}") from None
     return found
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from tritonparam.checkpoint import RECORD_NAME, CheckpointError, UsageError, parse_dtype, parse_json_object
-from tritonparam.cli.init.config import as_config, checked_config, special_number
+from tritonparam.cli.init.config import RUNS_CODE, as_config, checked_config, keys_of, special_number
 from tritonparam.cli.init.hub_model import build_config, constructing, hub_files, reason
 from tritonparam.cli.record import CALLABLE, RECORD_KEY, Record, parse_record, read_json
 
@@ -115,9 +115,16 @@ def _read_file(path: Path) -> Spec | Record:
     if path.name == CONFIG_NAME or (path.name != RECORD_NAME and RECORD_KEY not in values):
         return Spec(str(path), config=as_config(values, path))
     record = parse_record(values, path)
-    if CONFIG_NAME in record.settings["files"]:  # it will lie beside the weights
-        checked_config(parse_json_object(record.settings["files"][CONFIG_NAME].encode(), constant=str), str(path))
-    return record
+    if CONFIG_NAME not in record.settings["files"]:
+        return record
+    beside = parse_json_object(record.settings["files"][CONFIG_NAME].encode(), constant=special_number)
+    if RUNS_CODE.isdisjoint(keys_of(beside)):
+        checked_config(beside, str(path))
+        return record
+    raise UsageError(
+        f"{path}: its {CONFIG_NAME} must name no code from elsewhere, which `init` never writes; take out "
+        f"{', '.join(sorted(RUNS_CODE & keys_of(beside)))}"
+    )
 
 
 def build(source: Spec, seed: int = 0) -> Built:

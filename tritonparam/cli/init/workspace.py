@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -80,15 +81,26 @@ class Workspace(PartialFolder):
     def finished(self, name: str, extents: Mapping[str, Extent]) -> dict[str, str] | None:
         """The digests of the tensors in the shard `name` if an earlier run finished it and it is intact."""
         try:
-            digests = read_json_object(self.state / f"{name}.json")
+            said = read_json_object(self.state / f"{name}.json")
+            digests: dict[str, str] = said["digests"]
             header = read_header(self.folder / name)
-            whole = header.extents == extents and digests == {
-                tensor: hash_tensor(self.folder / name, header.begin, extent) for tensor, extent in extents.items()
-            }
-        except (OSError, ValueError, CheckpointError):
+            whole = (
+                said["file"] == _identity(self.folder / name)
+                and header.extents == extents
+                and digests
+                == {tensor: hash_tensor(self.folder / name, header.begin, extent) for tensor, extent in extents.items()}
+            )
+        except (OSError, ValueError, KeyError, CheckpointError):
             return None
         return digests if whole else None
 
     def mark_finished(self, name: str, digests: Mapping[str, str]) -> None:
         """Remember that the shard `name` is whole, with these digests of its tensors."""
-        write_file(self.state / f"{name}.json", [json.dumps(digests).encode()])
+        said = {"digests": dict(digests), "file": _identity(self.folder / name)}
+        write_file(self.state / f"{name}.json", [json.dumps(said).encode()])
+
+
+def _identity(path: Path) -> list[int]:
+    """What a file system gives one file, and no other that has its bytes: one that was unpacked here is not ours."""
+    found = os.lstat(path)
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]

@@ -100,6 +100,21 @@ def expect(law: RandomLaw, dtype: torch.dtype) -> Expected:
     return Expected(law, values[possible], shares[possible], exact, edges, below)
 
 
+def is_testable(law: RandomLaw) -> bool:
+    """Whether its numbers, which are drawn in float32, take enough values to be tested.
+
+    Examples:
+        >>> is_testable(Normal(1.0, 1e-6)), is_testable(Normal(1.0, 1e-38))
+        (True, False)
+    """
+    low, high = _support(law)
+    if isinstance(law, TruncatedNormal) and law.high - law.low < 1e-9 * law.std:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        spacing = float(np.spacing(np.float32(max(abs(low), abs(high)))))
+    return high - low > 16 * spacing
+
+
 def is_point(law: RandomLaw) -> bool:
     """Whether the law has only one value."""
     return law.low == law.high if isinstance(law, Uniform) else law.std == 0

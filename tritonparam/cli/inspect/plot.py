@@ -109,7 +109,9 @@ def plot_inspection(inspection: Inspection, path: Path, title: str) -> None:
         _draw(family, axis)
     for axis in axes[len(drawn) :]:
         axis.set_axis_off()
-    figure.suptitle(f"{title}: {_summary(inspection, len(drawn), len(every))}", fontsize=11, color=_INK)
+    figure.suptitle(
+        f"{title}: {_summary(inspection, len(drawn), len(every))}", fontsize=11, color=_INK, parse_math=False
+    )
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     data = io.BytesIO()
@@ -147,7 +149,7 @@ def _draw(family: Family, axis: Any) -> None:
 
 def _label(family: Family, axis: Any, total: int) -> None:
     color = _WRONG if family.wrong else _INK
-    axis.set_title(_shorten(family.name), fontsize=8.5, loc="left", color=color, pad=4)
+    axis.set_title(_shorten(family.name), fontsize=8.5, loc="left", color=color, pad=4, parse_math=False)
     count = f"{family.tensors} tensors" if family.tensors > 1 else "1 tensor"
     lines = [describe(family.expected.law), f"{dtype_name(family.dtype)}, {count}", f"{total:,} numbers"]
     outside = int(family.histogram[0] + family.histogram[-1])

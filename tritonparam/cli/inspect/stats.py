@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from tritonparam.cli.inspect.expected import BINS, Expected, describe, expect, is_point
+from tritonparam.cli.inspect.expected import BINS, Expected, describe, expect, is_point, is_testable
 from tritonparam.stream import Constant, Law, constant_tensor
 
 TESTS = 4
@@ -86,8 +86,8 @@ class Group:
 
     @cached_property
     def expected(self) -> Expected | None:
-        """What the law leads one to expect; None for a constant and an unknown law."""
-        if self.law is None or isinstance(self.law, Constant) or is_point(self.law):
+        """What the law leads one to expect; None for a constant, an unknown law and one that cannot be tested."""
+        if self.law is None or isinstance(self.law, Constant) or is_point(self.law) or not is_testable(self.law):
             return None
         return expect(self.law, self.dtype)
 
@@ -135,7 +135,8 @@ class Group:
 def _tests(moments: Moments, histogram: torch.Tensor, expected: Expected) -> list[tuple[str, float]]:
     """The TESTS tests: a text for a failure and an upper bound of the p-value, valid for every number of elements."""
     mean, variance, count = expected.mean, expected.variance, moments.count
-    second = moments.squares / count + (moments.mean - mean) ** 2
+    gone = moments.mean - mean
+    second = moments.squares / count + gone * gone
     shares = histogram[:-1].cumsum(0) / count
     gap = float((shares - expected.below).abs().max())
     span = max(abs(moments.low - mean), abs(moments.high - mean))

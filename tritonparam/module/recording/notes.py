@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
+from tritonparam.module.covers import is_covered, is_written
 from tritonparam.module.operators import OVERWRITES, SCATTERS, draws, out_names, reads_only_shapes, written_names
-from tritonparam.module.tape import GeneratorState, History, Node, Read, drawn_before, is_covered, is_written
+from tritonparam.module.tape import GeneratorState, History, Node, Read, drawn_before
 from tritonparam.plan import View
 
 UNSEEN = (

@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from tritonparam.module.covers import is_covered
 from tritonparam.module.operators import (
     bind,
     check_drawing,
@@ -38,7 +39,7 @@ from tritonparam.module.recording.notes import (
     where,
 )
 from tritonparam.module.replay import Replay, ReplayError, is_defined
-from tritonparam.module.tape import Drawn, GeneratorState, History, is_covered
+from tritonparam.module.tape import Drawn, GeneratorState, History
 from tritonparam.plan import View
 from tritonparam.stream import TruncatedNormal
 
