@@ -96,7 +96,7 @@ def test_either_name_of_a_tied_tensor_serves(checkpoint):
 
 
 def test_views_of_one_storage_stay_views(tmp_path):
-    """The packed tensor and its parts show one memory after loading, whichever of them the file has; both must agree."""
+    """The packed tensor and its parts show one memory after loading, whichever of them the file has."""
 
     class Packed(nn.Module):
         def __init__(self):
