@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -202,3 +203,21 @@ def test_a_child_forked_during_a_save_does_not_keep_others_from_the_folder(tmp_p
     finally:
         for each in copies:
             os.close(each)
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_a_save_of_several_that_was_being_removed_is_begun_anew(weights, tmp_path):
+    """One was killed there; a process took part in what was left, and then missed the files of the others."""
+    parts = halves(torch.arange(12.0).view(4, 3))
+    save([parts[0]], tmp_path / "out", rank=0, world_size=2)
+    partial = tmp_path / "out.partial"
+    (partial / "state" / "begun-00000").unlink()
+    if not weights:
+        shutil.rmtree(partial / "weights")
+    assert not save([parts[1]], tmp_path / "out", rank=1, world_size=2).complete
+    assert save([parts[0]], tmp_path / "out", rank=0, world_size=2).complete
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "shard-00001-model-00001-of-00001.safetensors",
+        "shard-00002-model-00001-of-00001.safetensors",
+    ]
+    assert not partial.exists()

@@ -110,7 +110,9 @@ class Assembly(PartialFolder):
         return self.state / f"{what}-{rank:05}"
 
     def _is_cut_short(self) -> bool:
-        """Whether a process that had begun is gone without being done."""
+        """Whether a process that had begun is gone without being done, or what is here was being removed."""
+        if any(not done.with_name(done.name.replace("done", "begun")).exists() for done in self.state.glob("done-*")):
+            return True
         for begun in self.state.glob("begun-*"):
             if not begun.with_name(begun.name.replace("begun", "done")).exists():
                 try:
