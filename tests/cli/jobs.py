@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,14 @@ def job(max_shard_size: int = 10**9, seed: int = 0, scale: int = 1) -> Job:
     )
     settings = {"spec": {"callable": "x:y"}, "seed": seed, "dtype": None, "max_shard_size": max_shard_size, "files": {}}
     return Job(entries, settings)
+
+
+def started(*command: str, cwd: Path, env: Mapping[str, str]) -> tuple[int, str, str]:
+    """What a program of Python ends with: its status, output and errors."""
+    done = subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
 def write(work: Job, out: Path, **options: Any) -> Written:

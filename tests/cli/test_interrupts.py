@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("typer")
 
 import tritonparam
+from tests.cli.jobs import started
 from tritonparam._interrupt import is_program
 
 ROOT = Path(tritonparam.__file__).parents[1]
@@ -45,17 +46,9 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def interrupted(script: Path, module: str, *command: str) -> tuple[int, str, str]:
     environment = os.environ | {"INTERRUPT_AT": module, "PYTHONPATH": f"{script}{os.pathsep}{ROOT}"}
     config = str(ROOT / "examples" / "tiny-llama.json")
-    done = subprocess.run(
-        [sys.executable, *command, "init", config, "--out", str(script / "never")],
-        cwd=script,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = started(*command, "init", config, "--out", str(script / "never"), cwd=script, env=environment)
     assert not (script / "never").exists()
-    return done.returncode, done.stdout, done.stderr
+    return done
 
 
 @pytest.mark.parametrize("module", MODULES)

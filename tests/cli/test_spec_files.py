@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 pytest.importorskip("typer")
 pytest.importorskip("transformers")
 
-from tests.cli.jobs import job, write
+from tests.cli.jobs import job, started, write
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = EXAMPLES / "tiny-llama.json"
@@ -168,24 +167,9 @@ def test_the_working_directory_is_searched_only_for_a_named_callable(tmp_path: P
     (tmp_path / "own.py").write_text("from torch import nn\n\ndef build():\n    return nn.Linear(3, 2)\n")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     for spec in (".", "o/tritonparam.json", "own:build"):
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "tritonparam",
-                "init",
-                spec,
-                "--out",
-                f"o{spec.count('/') * 'b'}{'c' * (':' in spec)}",
-            ],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
+        out = f"o{spec.count('/') * 'b'}{'c' * (':' in spec)}"
+        code, _, err = started("-m", "tritonparam", "init", spec, "--out", out, cwd=tmp_path, env=environment)
+        assert (code, err) == (0, "")
     assert not (tmp_path / "trap").exists()
 
 

@@ -18,7 +18,7 @@ from tritonparam.checkpoint.files import (
     read_header,
 )
 from tritonparam.checkpoint.format import METADATA_KEY
-from tritonparam.checkpoint.json_files import parse_json_object, read_json_object
+from tritonparam.checkpoint.json_files import first_repeated, parse_json_object, read_json_object
 from tritonparam.checkpoint.loading import load
 from tritonparam.checkpoint.matching import LoadReport
 from tritonparam.checkpoint.progress import ProgressBar
@@ -42,6 +42,7 @@ __all__ = [
     "dtype_name",
     "encode_header",
     "find_files",
+    "first_repeated",
     "format_size",
     "hash_tensor",
     "in_groups",

@@ -56,6 +56,16 @@ class Extent(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+def is_text(string: str) -> bool:
+    """Whether there are bytes for it: there are none for half a surrogate pair."""
+    return string.encode(errors="ignore").decode() == string
+
+
+def is_tensor_name(name: str) -> bool:
+    """Whether a tensor of a file may be called so."""
+    return name != METADATA_KEY and is_text(name)
+
+
 def lay_out(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> dict[str, Extent]:
     """The extents of `tensors` (name -> dtype, shape) in one file: widest first, then by name: so all are aligned.
 
@@ -70,7 +80,7 @@ def lay_out(tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]]) -> dict[st
     extents: dict[str, Extent] = {}
     start = 0
     for name in tensors:
-        if name == METADATA_KEY or name.encode(errors="ignore").decode() != name:
+        if not is_tensor_name(name):
             raise CheckpointError(f"safetensors cannot hold a tensor that is called {shown(name)}")
     for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (-item[1][0].itemsize, item[0])):
         try:

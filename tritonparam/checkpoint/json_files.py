@@ -8,7 +8,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,8 @@ def parse_json_object(
         values = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_object,
-            parse_constant=constant or _no_constant,
-            parse_float=_finite,
+            parse_constant=constant or no_constant,
+            parse_float=finite,
             parse_int=_whole,
         )
     except UnicodeDecodeError as error:
@@ -126,9 +126,8 @@ def parse_json_object(
 
 def _check_depth(data: bytes, depth: int, containers: int | None) -> None:
     """Refuse what is nested deeper than `depth`, or is of too many parts, before memory is made for any of it."""
-    text = np.frombuffer(
-        data.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8
-    )  # the quotes left are those of strings
+    # Without what is escaped, the quotes are those of strings.
+    text = np.frombuffer(data.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8)
     quotes, level, count = np.uint8(0), 0, 0
     for start in range(0, len(text), _STRIDE):
         part = text[start : start + _STRIDE]
@@ -147,13 +146,23 @@ def _check_depth(data: bytes, depth: int, containers: int | None) -> None:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"has the key {twice[:100]!r} twice")
+        raise ValueError(f"has the key {first_repeated(key for key, _ in pairs)[:100]!r} twice")
     return values
 
 
-def _no_constant(text: str) -> None:
+def first_repeated(names: Iterable[str]) -> str:
+    """The first name that was there before.
+
+    Examples:
+        >>> first_repeated(["a", "b", "a"])
+        'a'
+    """
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+
+
+def no_constant(text: str) -> None:
+    """Refuse what JSON has no number for."""
     raise ValueError(f"is not JSON: {text} is no number there")
 
 
@@ -163,7 +172,8 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _finite(text: str) -> float:
+def finite(text: str) -> float:
+    """A number of JSON, if a float can hold it."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"has a number that no float can hold, {text[:40]}")

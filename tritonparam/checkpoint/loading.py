@@ -80,8 +80,9 @@ def load(
         TypeError: An argument has none of these types, or a dtype does not go into the one here, or torch has none for
             it.
         ValueError: Names are missing or unexpected or their values differ and strict is True, shapes differ, mapping
-            gives two tensors one name, a layout does not go with its tensor, two tensors to load overlap, one lies in
-            memory that cannot be written or in a file that is read, or an argument is out of range.
+            gives two tensors one name, a layout does not go with its tensor, two tensors to load overlap (of a module:
+            but for those that lie within another one), one lies in memory that cannot be written or in a file that is
+            read, or an argument is out of range.
         tritonparam.checkpoint.CheckpointError: A file is missing, damaged or contradicts another one, or no file
             has a box; it names the file, or tensor and box.
         RuntimeError: Something outside holds on to a lazy or deferred tensor so that it cannot become real.

@@ -13,7 +13,7 @@ from tritonparam._arguments import shown as briefly
 from tritonparam.checkpoint.assembly import OPTION, Assembly
 from tritonparam.checkpoint.disk import as_path, replace_file, shown, write_file
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
-from tritonparam.checkpoint.format import METADATA_KEY
+from tritonparam.checkpoint.files import is_tensor_name, is_text
 from tritonparam.checkpoint.outgoing import ByteStream, Outgoing, Part, ShardFile, Team
 from tritonparam.checkpoint.progress import ProgressBar, check_progress
 from tritonparam.checkpoint.stored import SHARDING_KEY
@@ -160,16 +160,11 @@ def _strings(metadata: Mapping[str, str] | None) -> dict[str, str]:
         return {}
     if not isinstance(metadata, Mapping) or not all(isinstance(each, str) for row in metadata.items() for each in row):
         raise TypeError(f"metadata must map strings to strings, got {briefly(metadata)}")
-    if not all(_is_text(each) for row in metadata.items() for each in row):
+    if not all(is_text(each) for row in metadata.items() for each in row):
         raise ValueError(f"metadata must be text, got {briefly(metadata)}")
     if any(key in metadata for key in _RESERVED):
         raise ValueError(f"metadata must not have the keys {', '.join(_RESERVED)}, got {briefly(metadata)}")
     return dict(metadata)
-
-
-def _is_text(string: str) -> bool:
-    """Whether there are bytes for it: there are none for half a surrogate pair."""
-    return string.encode(errors="ignore").decode() == string
 
 
 def _check_real(slots: Iterable[Slot]) -> None:
@@ -179,7 +174,7 @@ def _check_real(slots: Iterable[Slot]) -> None:
 
 
 def _outgoing(slot: Slot, name: str, cast: torch.dtype | None) -> Outgoing:
-    if name == METADATA_KEY or not _is_text(name):
+    if not is_tensor_name(name):
         raise ValueError(f"target must have names that a file can have, got {briefly(name)}")
     dtype = cast if cast is not None and slot.dtype.is_floating_point else slot.dtype
     if slot.lazy is None:

@@ -145,11 +145,8 @@ class Checkpoint:
             return False
         for first, part in one.parts(box):
             for second, both in other.parts(part):
-                views = self.view(one, first, both), self.view(other, second, both)
-                for piece in cut_boxes(both.sizes, _COMPARED):
-                    left, right = (piece.of(view).reshape(-1).view(torch.uint8) for view in views)
-                    if not torch.equal(left, right):
-                        return False
+                if not same_bytes(self.view(one, first, both), self.view(other, second, both)):
+                    return False
         return True
 
     def _mapped(self, path: Path) -> npt.NDArray[np.uint8]:
@@ -199,6 +196,15 @@ class Checkpoint:
                 raise CheckpointError(
                     f"{file}: {shown(name)} is of shape {shown(shape)}, and elsewhere of {shown(shapes[name])}"
                 )
+
+
+def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one dtype and shape have the same bytes; no copies are made but of small pieces."""
+    for piece in cut_boxes(one.shape, _COMPARED):
+        left, right = (piece.of(each).reshape(-1).view(torch.uint8) for each in (one, other))
+        if not torch.equal(left, right):
+            return False
+    return True
 
 
 def _map(path: Path) -> npt.NDArray[np.uint8]:

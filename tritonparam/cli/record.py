@@ -8,7 +8,7 @@ import json
 import math
 import platform
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tritonparam.checkpoint import (
     CheckpointError,
     UsageError,
     dtype_name,
+    first_repeated,
     lay_out,
     parse_json_object,
     read_json_object,
@@ -342,17 +343,6 @@ def _check_spec(value: object) -> None:
         as_mapping(spec["config"], "the config in spec", (), spec["config"])
     elif "callable" in spec and not CALLABLE.fullmatch(as_text(spec["callable"], "the callable in spec")):
         raise ValueError(f"the callable in spec must be package.module:callable, got {shown(spec['callable'])}")
-
-
-def first_repeated(names: Iterable[str]) -> str:
-    """The first name that was there before.
-
-    Examples:
-        >>> first_repeated(["a", "b", "a"])
-        'a'
-    """
-    seen: set[str] = set()
-    return next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
 
 
 def read_json(path: Path, constant: Callable[[str], Any] | None = None) -> dict[str, Any]:

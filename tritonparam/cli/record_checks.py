@@ -11,15 +11,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from tritonparam._arguments import shown
+from tritonparam.plan import Box, meeting_pair
 
 MOST_DIMENSIONS = 64
-MOST_BOXES = 10_000  # of one tensor: each is compared with each
+MOST_BOXES = 10_000  # of one tensor: they are compared with each other
 MOST_BYTES = 2**63 - 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_COMPARED = 1 << 22  # pairs of boxes at a time
 
 
 def as_mapping(value: object, where: str, required: Iterable[str] = (), optional: Iterable[str] = ()) -> dict[str, Any]:
@@ -95,21 +93,9 @@ def check_tiles(boxes: Sequence[tuple[Sequence[int], Sequence[int]]], shape: Seq
     """Refuse boxes (offsets, sizes) within `shape` that overlap or leave an element out."""
     if len(boxes) > MOST_BOXES:
         raise ValueError(f"{where} must have at most {MOST_BOXES} boxes, got {len(boxes)}")
-    filled = [box for box in boxes if 0 not in box[1]]
-    if sum(math.prod(sizes) for _, sizes in filled) != math.prod(shape):
+    count = sum(math.prod(sizes) for _, sizes in boxes)
+    if count != math.prod(shape) or meeting_pair([Box(tuple(offsets), tuple(sizes)) for offsets, sizes in boxes]):
         raise ValueError(f"the boxes of {where} must hold each element once")
-    if len(filled) < 2:
-        return
-    starts = np.array([offsets for offsets, _ in filled], np.int64)
-    ends = starts + np.array([sizes for _, sizes in filled], np.int64)
-    step = max(1, _COMPARED // len(filled))
-    for first in range(0, len(filled), step):
-        rows = slice(first, first + step)
-        meet = np.ones((len(starts[rows]), len(filled)), bool)
-        for d in range(len(shape)):
-            meet &= (starts[rows, None, d] < ends[None, :, d]) & (starts[None, :, d] < ends[rows, None, d])
-        if int(meet.sum()) != len(meet):  # each meets itself
-            raise ValueError(f"the boxes of {where} must hold each element once")
 
 
 def check_view(

@@ -36,13 +36,18 @@ class Allocated:
     @property
     def nbytes(self) -> int:
         """The size of the real storage."""
-        before, after = next(iter(self.dtypes.items()))
+        before, after = self.cast
         return self.deferred_nbytes if before == after else self.deferred_nbytes // before.itemsize * after.itemsize
+
+    @property
+    def cast(self) -> tuple[torch.dtype, torch.dtype]:
+        """What a dtype of its tensors was, and becomes: the same where they have several."""
+        return next(iter(self.dtypes.items()))
 
     @property
     def is_shared(self) -> bool:
         """Whether it is the memory of an array, and stays so."""
-        before, after = next(iter(self.dtypes.items()))
+        before, after = self.cast
         return self.history.live is not None and self.device == torch.device("cpu") and before == after
 
     @property
@@ -76,8 +81,8 @@ class Allocated:
         """
         if self.real is None:
             raise RuntimeError("the storage was not allocated yet")
-        keeps = all(before == after for before, after in self.dtypes.items())
-        dtype = view.dtype if keeps else self.dtypes.get(view.dtype)
+        before, after = self.cast
+        dtype = view.dtype if before == after else self.dtypes.get(view.dtype)
         if dtype is None:
             raise RuntimeError(f"memory of {', '.join(map(str, self.dtypes))} in another dtype has no {view.dtype}")
         return replace(view, dtype=dtype).on(self.real)
@@ -131,7 +136,7 @@ def allocate(
     for (storage, _), written in zip(replayed, hosts, strict=True):
         is_grown = written.nbytes() < storage.deferred_nbytes  # since it was written to
         host = resized(written, storage.deferred_nbytes, 0) if is_grown else written
-        before, after = next(iter(storage.dtypes.items()))
+        before, after = storage.cast
         if storage.device == torch.device("cpu") and before == after:
             storage.real = host
         else:
@@ -145,6 +150,7 @@ def _empty(nbytes: int, device: torch.device) -> torch.UntypedStorage:
 
 
 def largest_first(storage: Allocated) -> list[Declaration]:
+    """The tensors that show a storage, so that one that lies in another comes after it."""
     return sorted(storage.declarations, key=lambda each: -each.view.numel)
 
 
@@ -153,16 +159,15 @@ def write(storages: list[Allocated], seed: int, backend: str | None, loaded: Col
     first: list[Fill] = []
     second: list[Fill] = []
     for storage in storages:
-        written = _Views(len(storage.declarations))
+        written = Views(len(storage.declarations))
         covered = [each.view for each in storage.declarations if each in loaded]
         for each in largest_first(storage):
             view = each.view
             if each in loaded or each.laws is None or any(placement(view, other) for other in covered):
                 continue
-            near = written.near(view)
-            if any(placement(view, other) for other in near):
+            if any(placement(view, other) for other in written.near(view)):
                 continue
-            fills = first if all(apart(view, other) for other in near) else second
+            fills = first if written.are_apart_from(view) else second
             fills += each.fills(storage.show(view), seed)
             written.add(view)
     for fills in (first, second):
@@ -170,7 +175,7 @@ def write(storages: list[Allocated], seed: int, backend: str | None, loaded: Col
             Plan(fills, backend).run()
 
 
-class _Views:
+class Views:
     """Views of one storage, of which there may be thousands."""
 
     def __init__(self, most: int) -> None:
@@ -181,6 +186,10 @@ class _Views:
         """Have one more."""
         self._spans[:, len(self._views)] = _span(view)
         self._views.append(view)
+
+    def are_apart_from(self, view: View) -> bool:
+        """Whether none of them has an element of `view`."""
+        return all(apart(view, other) for other in self.near(view))
 
     def near(self, view: View) -> list[View]:
         """All that may have an element of `view`."""

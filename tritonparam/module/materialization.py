@@ -13,7 +13,7 @@ import torch
 
 from tritonparam._arguments import entries, got, shown
 from tritonparam.dtype import DTypeLike, float_dtype
-from tritonparam.module.allocation import allocate, allocated_for, is_shown_beside, largest_first, write
+from tritonparam.module.allocation import Views, allocate, allocated_for, is_shown_beside, largest_first, write
 from tritonparam.module.declaration import Declaration, check_module, check_written, surveyed, unwritten
 from tritonparam.module.full_names import whole_of
 from tritonparam.module.loose import make_aliases_real, make_loose_real
@@ -22,7 +22,7 @@ from tritonparam.module.replay import Replay
 from tritonparam.module.state_ledger import ledger, note_made
 from tritonparam.module.takeover import take_over
 from tritonparam.module.tape import Version
-from tritonparam.plan import View, apart, checked_device, placement
+from tritonparam.plan import checked_device, placement
 from tritonparam.stream import Generator
 
 Patterns = str | Iterable[str]
@@ -213,12 +213,12 @@ class Materialization:
         first: list[tuple[Declaration, torch.Tensor]] = []
         second: list[tuple[Declaration, torch.Tensor]] = []
         for storage in self._storages:
-            views: list[View] = []
+            views = Views(len(storage.declarations))
             for each in largest_first(storage):
                 if each in loaded:
-                    outs = first if all(apart(each.view, other) for other in views) else second
+                    outs = first if views.are_apart_from(each.view) else second
                     outs.append((each, storage.show(each.view)))
-                    views.append(each.view)
+                    views.add(each.view)
         return [first, second]
 
     def take_over(self, module: torch.nn.Module) -> None:

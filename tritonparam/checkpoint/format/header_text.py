@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from typing import NamedTuple
 
 from tritonparam._arguments import shown
+from tritonparam.checkpoint.json_files import finite, no_constant
 
 METADATA_KEY = "__metadata__"
 _SPACE = r"[ \t\n\r]*"
@@ -22,7 +22,7 @@ _ROW = re.compile(
 _LIST = re.compile(_NUMBERS)
 _BLANK = re.compile(_SPACE)
 _MAX_EXTRA = 4096  # characters of a value that nobody asked for
-_MAX_DEPTH = 126  # of arrays and objects in it
+_MAX_DEPTH = 126  # of arrays and objects in one another
 
 
 class Row(NamedTuple):
@@ -166,21 +166,18 @@ def _skip(text: str, at: int, name: str) -> int:
         value, length = _DECODER.raw_decode(part)
         if "\\u" in part:
             json.dumps(value, ensure_ascii=False).encode()
-        if not math.isfinite(_largest(value)):
-            raise ValueError("a number beyond every float")
+        if _depth(value) > _MAX_DEPTH:
+            raise ValueError("too deep")
     except (ValueError, RecursionError):
         raise ValueError(f"{shown(name)} has a value that is no small JSON, {shown(text[at : at + 40])}") from None
     return at + int(length)
 
 
-def _largest(value: object, depth: int = 0) -> float:
-    """The largest number in a JSON value, which may be nested as deep as safetensors takes it."""
-    if depth > _MAX_DEPTH:
-        raise ValueError("too deep")
-    if isinstance(value, (dict, list)):
-        parts = value.values() if isinstance(value, dict) else value
-        return max((_largest(each, depth + 1) for each in parts), default=0.0)
-    return abs(value) if isinstance(value, float) else 0.0
+def _depth(value: object) -> int:
+    """How many arrays and objects of a JSON value lie in one another."""
+    if not isinstance(value, (dict, list)):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
 def _ints(text: str) -> tuple[int, ...]:
@@ -190,8 +187,4 @@ def _ints(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is not a number in JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(parse_constant=no_constant, parse_float=finite)

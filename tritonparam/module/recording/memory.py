@@ -15,11 +15,8 @@ from tritonparam.module.recording.recorder import Recorder, recorder
 from tritonparam.module.tape import History
 
 
-def address(recorder: Recorder, tensor: torch.Tensor, caller: Any) -> int:
+def address(recorder: Recorder, tensor: torch.Tensor, history: History, caller: Any) -> int:
     """A number that only deferred tensors of the same memory have; where `caller` reads what is there, an address."""
-    history = History.of(tensor)
-    if history is None:
-        return int(tensor.data_ptr())
     if caller.f_globals.get("__name__") == "safetensors.torch" and caller.f_code.co_name == "_to_ndarray":
         shared = recorder.shared(tensor)
         if shared is None:

@@ -110,7 +110,7 @@ class Call:
         if func is torch.Tensor.share_memory_:
             return args[0]
         if func is torch.Tensor.data_ptr:
-            return address(self._recorder, args[0], sys._getframe(2))
+            return address(self._recorder, args[0], history, sys._getframe(2))
         if func is torch.Tensor.type:
             return _type(*args, **kwargs) if len(args) + len(kwargs) > 1 else _type_name(args[0].dtype, history.device)
         seen = _SEEN.get(func)

@@ -59,12 +59,13 @@ def check_unseen_writes(named: Iterable[tuple[str, History]]) -> None:
 
 @functools.wraps(_apply)
 def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-    if recorder() is not None or not any(
-        History.of(each) for each in (*self.parameters(recurse), *self.buffers(recurse))
-    ):
+    if recorder() is not None:
         return _apply(self, fn, recurse)  # type: ignore[no-untyped-call]
     named = (*self.named_parameters(recurse=recurse), *self.named_buffers(recurse=recurse))
-    check_unseen_writes((name, history) for name, each in named if (history := History.of(each)) is not None)
+    deferred = [(name, history) for name, each in named if (history := History.of(each)) is not None]
+    if not deferred:
+        return _apply(self, fn, recurse)  # type: ignore[no-untyped-call]
+    check_unseen_writes(deferred)
     with _enter():
         modules = list(self.modules()) if recurse else [self]
         with torch._C.DisableTorchFunction():  # which would show deferred tensors as what they stand for
