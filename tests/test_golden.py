@@ -31,6 +31,12 @@ def test_digest_is_the_frozen_one(row: dict[str, str]) -> None:
     assert golden.digest(row) == row["sha256"]
 
 
+@pytest.mark.parametrize("row", [*OWN, *FOREIGN], ids=identify)
+def test_digest_of_the_compiled_loops_is_the_frozen_one(row: dict[str, str]) -> None:
+    pytest.importorskip("numba")
+    assert golden.digest(row, "cpu", torch.device("cpu")) == row["sha256"]
+
+
 @pytest.mark.kernels
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("row", [row for row in (*OWN, *FOREIGN) if elements(row) <= FEW], ids=identify)

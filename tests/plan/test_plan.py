@@ -201,7 +201,7 @@ def test_a_plan_takes_operations_only() -> None:
 
 def test_backends_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     fill = Fill(torch.full((3,), 7.0), Normal())
-    with pytest.raises(ValueError, match=r"backend must be one of \('triton', 'numpy'\), got 'cupy'"):
+    with pytest.raises(ValueError, match=r"backend must be one of \('triton', 'cpu', 'numpy'\), got 'cupy'"):
         Plan([fill], "cupy")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="backend 'triton' needs the package triton: pip install triton"):

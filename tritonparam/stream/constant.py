@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from tritonparam._arguments import shown
+from tritonparam._underflow import gradual_underflow
 from tritonparam.stream.law import FLOAT32_MAX, Constant
 
 SIGNED_BY_WIDTH = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -22,6 +23,7 @@ def _tensor(value: float | int | bool, text: str, dtype: torch.dtype) -> torch.T
         return _made(value, dtype)
 
 
+@gradual_underflow()
 def _made(value: float | int | bool, dtype: torch.dtype) -> torch.Tensor:
     if dtype.is_floating_point or dtype.is_complex:
         kind, largest = ("float64", sys.float_info.max) if dtype == torch.float64 else ("float32", FLOAT32_MAX)

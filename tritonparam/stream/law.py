@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tritonparam._arguments import got, shown
+from tritonparam._underflow import gradual_underflow
 
 FLOAT32_MAX = 3.4028234663852886e38
 _REACH = 6.77  # no normal value lies further out, in standard deviations
@@ -138,6 +139,7 @@ class TruncatedNormal:
 
 
 @lru_cache(maxsize=1024)
+@gradual_underflow()
 def float32_bounds(law: TruncatedNormal) -> tuple[np.float32, np.float32]:
     """The smallest and the largest float32 number in [low, high], a zero without a sign.
 

@@ -13,13 +13,10 @@ from functools import lru_cache
 
 import numpy as np
 
+from tritonparam._underflow import gradual_underflow
+from tritonparam.stream.coefficients import RSQRT
 from tritonparam.stream.law import Normal, TruncatedNormal, Uniform, float32_bounds
 
-# 1 / sqrt(1 + e), constant term first: docs/stream.md, section "Square root".
-RSQRT = tuple(
-    np.float32(float.fromhex(text))
-    for text in ("0x1.000000p+0", "-0x1.ffff90p-2", "0x1.7fffdap-2", "-0x1.4178b0p-2", "0x1.18e59cp-2")
-)
 _DIGITS = 160
 _SQRT_TWO_PI = (
     "2.506628274631000502415765284811045253006986740609938316629923576"
@@ -74,6 +71,7 @@ class TruncatedNormalParameters:
     has_tail: bool
 
 
+@gradual_underflow()
 def lower_uniform(law: Uniform) -> UniformParameters:
     """The float32 parameters of a uniform law."""
     low, high = _unsigned_zero(law.low), _unsigned_zero(law.high)
@@ -81,6 +79,7 @@ def lower_uniform(law: Uniform) -> UniformParameters:
     return UniformParameters(low, (high - low) * np.float32(2.0**-32), cap)
 
 
+@gradual_underflow()
 def lower_normal(law: Normal) -> NormalParameters:
     """The float32 parameters of a normal law."""
     std = np.float32(law.std)
@@ -88,6 +87,7 @@ def lower_normal(law: Normal) -> NormalParameters:
 
 
 @lru_cache(maxsize=1024)
+@gradual_underflow()
 def lower_truncated_normal(law: TruncatedNormal) -> TruncatedNormalParameters:
     """The float32 parameters of a truncated normal law.
 

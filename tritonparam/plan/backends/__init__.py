@@ -1,14 +1,17 @@
-"""Who writes a plan: the Triton kernels on a GPU, the NumPy definition anywhere. They agree bit for bit."""
+"""Who writes a plan: Triton kernels on a GPU, compiled loops on a host, the NumPy definition anywhere.
+
+They agree bit for bit.
+"""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from tritonparam._arguments import choice, shown
+from tritonparam.plan.backends.missing import is_installed
 
 if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
@@ -16,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BACKENDS", "Backend", "RunnablePlan", "resolve_backend"]
 
-BACKENDS = ("triton", "numpy")
+BACKENDS = ("triton", "cpu", "numpy")
+_NEEDS = {"triton": ("triton", "triton"), "cpu": ("numba", "'tritonparam[cpu]'")}  # package, and what installs it
 
 
 class RunnablePlan(Protocol):
@@ -46,10 +50,11 @@ def resolve_backend(device: torch.device, name: str | None = None) -> Backend:
     if name is None:
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"device must be a cpu or cuda device, got {shown(str(device))}")
-        name = "triton" if device.type == "cuda" else "numpy"
+        name = "triton" if device.type == "cuda" else "cpu" if is_installed("numba") else "numpy"
     choice("backend", name, BACKENDS)
-    if name == "triton" and importlib.util.find_spec("triton") is None:
-        raise ImportError("backend 'triton' needs the package triton: pip install triton")
+    if name in _NEEDS and not is_installed(_NEEDS[name][0]):
+        package, wanted = _NEEDS[name]
+        raise ImportError(f"backend {name!r} needs the package {package}: pip install {wanted}")
     module: Backend = importlib.import_module(f"tritonparam.plan.backends.{name}")
     module.check_device(device)
     return module

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from tritonparam._underflow import gradual_underflow
 from tritonparam.plan.backends.host_copy import HostCopies
+from tritonparam.plan.backends.missing import tell_of_compiled_loops
 from tritonparam.stream import SIGNED_BY_WIDTH, Constant, constant_tensor
 from tritonparam.stream.reference import box_chunks, round_bits
 
@@ -25,13 +27,15 @@ class NumpyPlan:
 
     def run(self) -> None:
         """Do everything; one chunk of temporaries at a time."""
-        with torch.no_grad():
+        tell_of_compiled_loops(sum(each.out.numel() for each in self._fills if not isinstance(each.law, Constant)))
+        with torch.no_grad(), gradual_underflow():
             for fill in self._fills:
-                _write(fill)
+                write_fill(fill)
             self._copies.run()
 
 
-def _write(fill: Fill) -> None:
+def write_fill(fill: Fill) -> None:
+    """Write one box by the definition."""
     out = fill.out.detach()
     if isinstance(fill.law, Constant):
         out.copy_(constant_tensor(fill.law, out.dtype).expand(out.shape))

@@ -1,0 +1,128 @@
+"""Every compiled loop gives the bits of the definition: words, values and roundings, interesting inputs and many."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+from tritonparam import Law, Normal, TruncatedNormal, Uniform
+from tritonparam.stream.loops import layout
+from tritonparam.stream.loops.library import LOOPS, caller
+from tritonparam.stream.loops.table import maker_of
+from tritonparam.stream.lowering import lower_normal, lower_truncated_normal, lower_uniform
+from tritonparam.stream.reference.philox import block_words
+from tritonparam.stream.reference.rounding import RANDOM_DTYPES, round_bits
+from tritonparam.stream.reference.transforms import normal, truncated_normal, uniform
+
+BATCH = layout.BATCH
+LAWS = [
+    Uniform(-0.07, 0.07),
+    Uniform(0.0, 1e-44),
+    Uniform(-(2.0**126), 2.0**126),
+    Normal(0.1, 0.02),
+    Normal(0.0, 1e-43),
+    Normal(0.0, 5e37),
+    TruncatedNormal(0.0, 1.0, -2.0, 2.0),
+    TruncatedNormal(0.0, 1.0, -9.0, float("inf")),
+    TruncatedNormal(0.0, 1.0, 1.0, 2.0),  # all above the mean
+    TruncatedNormal(0.0, 1.0, -2.0, -1.0),  # all below
+    TruncatedNormal(0.0, 1.0, -float("inf"), 0.0),
+    TruncatedNormal(0.0, 1e-44, -1.0, 1.0),
+]
+EDGES = [0, 1, 2, 3, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 2, 2**32 - 1, *(2**n for n in range(2, 31)), 3 * 2**30]
+
+
+class Scratch:
+    """Memory for the loops, with a name for each of its places."""
+
+    def __init__(self) -> None:
+        self.memory = np.full(layout.SCRATCH // 8, 0x5A5A5A5A5A5A5A5A, np.int64)
+        self.address = self.memory.ctypes.data
+
+    def at(self, place: int, dtype: str, count: int) -> np.ndarray:
+        return self.memory.view(np.uint8)[place:].view(dtype)[:count]
+
+    def run(self, loop: str, x: int, n: int) -> None:
+        caller(loop)(self.address, x, n, scratch=self.address)
+
+
+def words_of_interest() -> np.ndarray:
+    """uint32 of shape [n, 4], each position with edges and many others."""
+    edges = np.array(EDGES, np.uint32)
+    random = block_words(7, np.arange(2000))
+    pairs = np.stack(np.meshgrid(edges, edges), -1).reshape(-1, 2)
+    return np.concatenate([np.concatenate([pairs, pairs[::-1]], 1), random])
+
+
+def reference_values(law: Law, words: np.ndarray) -> np.ndarray:
+    if isinstance(law, Uniform):
+        return uniform(words, lower_uniform(law))
+    if isinstance(law, Normal):
+        return normal(words, lower_normal(law))
+    return truncated_normal(words, lower_truncated_normal(law))
+
+
+@pytest.mark.parametrize("key", [0, 1, 0x9E3779B97F4A7C15, 2**64 - 1])
+@pytest.mark.parametrize("first", [0, 2**32 - 100, 2**32, 2**61 - BATCH])
+@pytest.mark.parametrize("count", [1, 7, BATCH])
+def test_words(key: int, first: int, count: int) -> None:
+    scratch = Scratch()
+    blocks = np.arange(first, first + count, dtype=np.int64)
+    scratch.at(layout.BLOCKS, "<i8", count)[:] = blocks
+    scratch.run("words", key if key < 2**63 else key - 2**64, count)
+    want = block_words(key, blocks).reshape(-1, 2)
+    even, odd = (scratch.at(place, "<u4", 2 * count) for place in (layout.EVEN_WORDS, layout.ODD_WORDS))
+    np.testing.assert_array_equal(np.stack([even, odd], 1), want)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=repr)
+def test_values(law: Law) -> None:
+    words = words_of_interest()
+    maker = maker_of(law, "float32")
+    parameters = np.array(maker.parameters, np.uint64)
+    name = law.kind
+    if isinstance(law, TruncatedNormal) and lower_truncated_normal(law).has_tail:
+        name += "_with_tail"
+    got = []
+    for start in range(0, len(words), BATCH):
+        batch = words[start : start + BATCH].reshape(-1, 2)
+        scratch = Scratch()
+        scratch.at(layout.EVEN_WORDS, "<u4", len(batch))[:] = batch[:, 0]
+        scratch.at(layout.ODD_WORDS, "<u4", len(batch))[:] = batch[:, 1]
+        scratch.run(name, parameters.ctypes.data, len(batch))
+        even, odd = (scratch.at(place, "<u4", len(batch)).copy() for place in (layout.EVEN, layout.ODD))
+        got.append(np.stack([even, odd], 1).reshape(-1, 4))
+    want = reference_values(law, words).view(np.uint32)
+    differ = np.argwhere(np.concatenate(got) != want)
+    lines = [f"{words[i]} [{j}]: got {np.concatenate(got)[i, j]:#x}, want {want[i, j]:#x}" for i, j in differ[:5]]
+    assert not len(differ), "\n".join(lines)
+
+
+@pytest.mark.parametrize("dtype", RANDOM_DTYPES)
+def test_rounding(dtype: str) -> None:
+    """Every upper half of a float32, with all that lies near a tie below it; no NaN."""
+    halves = np.arange(2**16, dtype=np.uint32)[:, None] << np.uint32(16)
+    lower = [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x0FFF, 0x1000, 0x1001, 0x3000]
+    bits = (halves | np.array(lower, np.uint32)).reshape(-1)
+    x = bits[(bits & 0x7FFFFFFF) <= 0x7F800000]
+    x = x[: len(x) // (4 * BATCH) * 4 * BATCH].view(np.float32)
+    want = round_bits(x, dtype)
+    out = np.full(len(x), 0x5A, want.dtype)
+    for start in range(0, len(x), 4 * BATCH):
+        batch = x[start : start + 4 * BATCH].reshape(-1, 2)
+        scratch = Scratch()
+        scratch.at(layout.EVEN, "<f4", len(batch))[:] = batch[:, 0]
+        scratch.at(layout.ODD, "<f4", len(batch))[:] = batch[:, 1]
+        scratch.run(f"{dtype}_bits", out[start:].ctypes.data, len(batch))
+    differ = np.nonzero(out != want)[0]
+    lines = [f"{x[i]!r}: got {out[i]:#x}, want {want[i]:#x}" for i in differ[:5]]
+    assert not len(differ), "\n".join(lines)
+
+
+def test_every_loop_is_tested_here() -> None:
+    tested = {"words", "uniform", "normal", "truncated_normal", "truncated_normal_with_tail"}
+    assert tested | {f"{dtype}_bits" for dtype in RANDOM_DTYPES} | {"boxes"} == set(LOOPS)
+    kinds = {law.kind + "_with_tail" * lower_truncated_normal(law).has_tail for law in LAWS if "truncated" in law.kind}
+    assert kinds == {"truncated_normal", "truncated_normal_with_tail"}

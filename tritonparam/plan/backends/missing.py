@@ -1,0 +1,28 @@
+"""Packages that backends need, and what is said where they are not installed."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+
+_SLOW_FROM = 1 << 24  # random elements, which the definition makes in a second or two
+
+_log = logging.getLogger("tritonparam")
+
+
+@functools.cache
+def is_installed(package: str) -> bool:
+    """Whether `package` can be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def tell_of_compiled_loops(elements: int) -> None:
+    """Say once, if NumPy is to make so many random values because Numba is not installed, what to install."""
+    if elements >= _SLOW_FROM and not is_installed("numba"):
+        _tell()
+
+
+@functools.cache
+def _tell() -> None:
+    _log.warning("NumPy makes the values, which is slow: pip install 'tritonparam[cpu]' for compiled loops")
