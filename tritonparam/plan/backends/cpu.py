@@ -40,9 +40,8 @@ class CpuPlan:
 
     def run(self) -> None:
         """Do everything, and return when it is done."""
-        with torch.no_grad():
-            for fill in self._deferred:
-                write_fill(fill)
+        for fill in self._deferred:
+            write_fill(fill)
         self._fill(torch.get_num_threads())
         # Autograd knows by them that a value that it kept was overwritten.
         torch.autograd.graph.increment_version(self._counted)

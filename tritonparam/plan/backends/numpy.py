@@ -28,12 +28,14 @@ class NumpyPlan:
     def run(self) -> None:
         """Do everything; one chunk of temporaries at a time."""
         tell_of_compiled_loops(sum(each.out.numel() for each in self._fills if not isinstance(each.law, Constant)))
+        for fill in self._fills:
+            write_fill(fill)
         with torch.no_grad(), gradual_underflow():
-            for fill in self._fills:
-                write_fill(fill)
             self._copies.run()
 
 
+@torch.no_grad()
+@gradual_underflow()
 def write_fill(fill: Fill) -> None:
     """Write one box by the definition."""
     out = fill.out.detach()

@@ -30,6 +30,10 @@ def share(count: int, do: Callable[[int], None], threads: int) -> None:
     The caller never waits for a thread to become free: what no other one has taken it does itself. It returns when all
     is done. If a call raises, the others that have begun end, no further one begins, and one error is raised.
     """
+    if threads == 1 or count == 1:
+        for number in range(count):
+            do(number)
+        return
     numbers = itertools.count()
     lock = threading.Lock()
     errors: list[BaseException] = []

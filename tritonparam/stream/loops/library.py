@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 
 import llvmlite.binding as llvm
 
@@ -46,6 +47,7 @@ def address_of(name: str) -> int:
     return known[0]
 
 
+@cache
 def caller(name: str) -> Callable[..., None]:
     """A loop as a function of its ints, and a scratch by name; other threads run meanwhile."""
     kind = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * LOOPS[name][1])
