@@ -39,7 +39,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m bench table --check README.md
+	$(BIN)/python -m bench table --check README.md docs/benchmarks.md
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test: install
@@ -51,7 +51,7 @@ test-gpu:
 
 bench: install
 	$(BIN)/python -m bench --device cpu $(ARGS)
-	$(BIN)/python -m bench table --write README.md
+	$(BIN)/python -m bench table --write README.md docs/benchmarks.md
 	$(BIN)/python -m bench plot
 	$(BIN)/python -m pytest bench --benchmark-only
 

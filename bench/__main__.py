@@ -56,17 +56,20 @@ def measure(arguments: argparse.Namespace) -> int:
 
 
 def show_table(arguments: argparse.Namespace) -> int:
-    """Print the README's tables as the rows give them, or check or write those in a file."""
-    path = arguments.check or arguments.write
-    if path is None:
+    """Print all tables as the rows give them, or check or write those in files."""
+    paths: list[Path] = arguments.check or arguments.write
+    if not paths:
         print(table.section(arguments.results))
-        return 0
+    return max((_table_in(path, arguments) for path in paths), default=0)
+
+
+def _table_in(path: Path, arguments: argparse.Namespace) -> int:
     try:
         text = path.read_text()
         renewed = table.renew(text, arguments.results)
     except (OSError, ValueError) as error:
         return _fail(f"{path}: {error}", 1)
-    if arguments.write is not None:
+    if arguments.write:
         path.write_text(renewed)
     elif renewed != text:
         command = f"python -m bench table --write {path}"
@@ -104,11 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     out = "folder for the rows; bench/results by default, with --quick none"
     parser.add_argument("--out", metavar="DIR", type=Path, help=out)
     commands = parser.add_subparsers()
-    shown = commands.add_parser("table", description=show_table.__doc__, help="the README's tables")
+    shown = commands.add_parser("table", description=show_table.__doc__, help="the tables in the docs")
     shown.set_defaults(run=show_table)
     what = shown.add_mutually_exclusive_group()
-    what.add_argument("--check", metavar="FILE", type=Path, help="exit with 1 if its tables are not what the rows give")
-    what.add_argument("--write", metavar="FILE", type=Path, help="put the tables between its marks")
+    what.add_argument("--check", metavar="FILE", nargs="+", type=Path, default=[], help="1 if rows give others")
+    what.add_argument("--write", metavar="FILE", nargs="+", type=Path, default=[], help="put tables between the marks")
     drawn = commands.add_parser("plot", description=draw.__doc__, help="the plots")
     drawn.set_defaults(run=draw)
     for command in (shown, drawn):

@@ -19,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PLAIN_FILL = "plain fill"
 # Makers of values, by device; the plain fill is the ceiling that each is divided by.
 PROVIDERS = {
-    "cpu": ("tritonparam numpy", "torch", PLAIN_FILL),
+    "cpu": ("tritonparam cpu", "tritonparam numpy", "torch", PLAIN_FILL),
     "cuda": ("tritonparam triton", "tritonparam triton, plan built too", "torch", PLAIN_FILL),
 }
 ONE_TENSOR_BYTES = {"cpu": 2**27, "cuda": 2**30}
@@ -107,7 +107,7 @@ def cases(device: str, quick: bool = False) -> list[Case]:
         device: "cpu" or "cuda".
         quick: Small tensors of the same kinds, to see that all runs; nothing to publish.
     """
-    makers = PROVIDERS[device]
+    makers: tuple[str, ...] = PROVIDERS[device]
     threads = torch.get_num_threads()
     nbytes = 2**22 if quick else ONE_TENSOR_BYTES[device]
     model = ("GPT-2 cut down", gpt2_shapes(2, 64, 1000, 128)) if quick else ("GPT-2 124M", gpt2_shapes())

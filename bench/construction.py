@@ -251,7 +251,7 @@ def _windows(name: str, out: torch.Tensor) -> Iterator[tuple[int, int]]:
 
 
 BUILDERS = {
-    OURS["cpu"]: Provider(_in_halves(_record, _materialize("numpy")), _not_declared),
+    OURS["cpu"]: Provider(_in_halves(_record, _materialize("cpu")), _not_declared),
     OURS["cuda"]: Provider(_in_halves(_record, _materialize("triton")), _not_declared),
     "torch": Provider(_in_halves(_on_device, _as_it_is), _not_plausible),
     BY_META: Provider(_in_halves(_on_meta, _init_weights), _not_plausible),

@@ -30,7 +30,7 @@ DTYPES = {
     "float32 to bfloat16": (torch.float32, torch.bfloat16),
 }
 PLAIN_COPY = "plain copy"
-OURS = {"cpu": "tritonparam numpy", "cuda": "tritonparam triton"}
+OURS = {"cpu": "tritonparam cpu", "cuda": "tritonparam triton"}
 SIDE = {"cpu": 8192, "cuda": 32768}  # of the matrix that is cut, in float32
 SLICES = 8
 
@@ -228,7 +228,7 @@ def _not_the_block(_: CopyCase, memory: CopyMemory) -> str | None:
 
 
 MOVERS = {
-    OURS["cpu"]: Provider(_ours("numpy"), _not_the_source, MAKES),
+    OURS["cpu"]: Provider(_ours("cpu"), _not_the_source, MAKES),
     OURS["cuda"]: Provider(_ours("triton"), _not_the_source, MAKES),
     "torch": Provider(_torch_one_by_one, _not_the_source, MAKES),
     "torch foreach": Provider(_foreach, _not_the_source),

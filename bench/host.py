@@ -16,7 +16,7 @@ from bench.run import line, row
 from tritonparam import Copy, Fill, Normal, Plan, derive_key
 
 COUNT = 10_000
-BACKENDS = {"cpu": "numpy", "cuda": "triton"}
+BACKENDS = {"cpu": "cpu", "cuda": "triton"}
 
 
 def names(count: int = COUNT) -> list[str]:
@@ -50,8 +50,7 @@ def measure_host(
 ) -> list[Row]:
     """Time each step on the host: keys, fills, plan (of it the table), and the run, up to where the call returns.
 
-    And of as many copies: the Copy objects, the plan (of it the table) and the run. On a CPU a run includes the values,
-    which the NumPy definition makes one tensor at a time.
+    And of as many copies: the Copy objects, the plan (of it the table) and the run. On a CPU a run includes the values.
     """
     backend = BACKENDS[device]
     shapes = ((64,),) * count

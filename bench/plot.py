@@ -14,6 +14,7 @@ from bench.table import significant
 # Okabe and Ito's colours, which colour-blind readers can tell apart; grey is the ceiling.
 COLOURS = {
     "tritonparam triton": "#0072B2",
+    "tritonparam cpu": "#0072B2",
     "tritonparam numpy": "#56B4E9",
     "tritonparam triton, plan built too": "#009E73",
     "torch": "#E69F00",

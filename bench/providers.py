@@ -39,6 +39,10 @@ def _plan(case: Case, memory: Memory, backend: str) -> Plan:
     return Plan([Fill(tensor, law, key_of(position)) for position, tensor in enumerate(memory.tensors)], backend)
 
 
+def _cpu(case: Case, memory: Memory) -> Run:
+    return _plan(case, memory, "cpu").run
+
+
 def _numpy(case: Case, memory: Memory) -> Run:
     return _plan(case, memory, "numpy").run
 
@@ -109,6 +113,7 @@ def not_filled(block: torch.Tensor) -> str | None:
 
 
 PROVIDERS = {
+    "tritonparam cpu": Provider(_cpu, not_the_reference),
     "tritonparam numpy": Provider(_numpy, not_the_reference),
     "tritonparam triton": Provider(_triton, not_the_reference),
     "tritonparam triton, plan built too": Provider(_triton_from_nothing, not_the_reference, frozenset(LAWS)),

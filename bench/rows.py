@@ -45,7 +45,7 @@ class Row(Environment):
     Attributes:
         op, provider, workload, dtype, threads: Of the case.
         mode: "eager": called from Python, "graph": replayed from a CUDA graph, "host": time of the host alone, "fresh":
-            called, in memory that the driver gives.
+            called, in memory that the driver or the system gives meanwhile.
         tensors, elements, bytes: Of one run; bytes that are copied count twice, read and written.
         repeats: Runs a sample, back to back.
         rounds: Samples.

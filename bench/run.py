@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from bench.cases import Case
-from bench.clock import Run, captured, cuda_clock, host_clock, interleave
+from bench.clock import FreshRun, Run, captured, cuda_clock, host_clock, interleave
 from bench.copies import MOVERS, CopyCase, CopyMemory
-from bench.memory import Memory
+from bench.memory import Memory, give_back
 from bench.providers import PROVIDERS, Provider
 from bench.rows import Environment, Row
 
@@ -89,7 +89,9 @@ def _measure_job(
             f"{cases[0].workload}, {cases[0].dtype}: under four times the L2 cache, which it may gain by"
         )
     ready = checked(cases, device, providers, memory, report, outcome)
-    modes = {"eager": ready}
+    modes: dict[str, dict[Case, Run]] = {"eager": ready}
+    if device == "cpu" and not isinstance(first, CopyCase):
+        modes["fresh"] = {case: _in_fresh_memory(case, providers[case.provider]) for case in ready}
     if device == "cuda":
         modes["graph"] = {}
         for case, run in ready.items():
@@ -103,6 +105,15 @@ def _measure_job(
     clock = cuda_clock if device == "cuda" else host_clock
     timed = {mode: interleave(runs, clock, rounds, budget) for mode, runs in modes.items()}
     keep(timed, environment, report, outcome)
+
+
+def _in_fresh_memory(case: Case, provider: Provider) -> Run:
+    """A run that takes the memory that it writes from the system."""
+
+    def run() -> None:
+        provider.prepare(case, Memory(case, "cpu"))()
+
+    return FreshRun(run, give_back)
 
 
 class Poisonable(Protocol):

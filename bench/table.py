@@ -1,4 +1,4 @@
-"""The README's tables, made from the rows and from nothing else."""
+"""The tables of docs/benchmarks.md and the README's, made from the rows and from nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from bench.copies import OPS, OURS, PLAIN_COPY
 from bench.rows import Row, read
 
 CEILINGS = (PLAIN_FILL, PLAIN_COPY)
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"  # of all tables
+SUMMARY, SUMMARY_END = "<!-- bench:summary:begin -->", "<!-- bench:summary:end -->"  # of the README's
+OWN = ("tritonparam triton", "tritonparam cpu")
+IN_SUMMARY = ("normal", "uniform", "truncated_normal", "ones")
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -109,14 +112,43 @@ def _is_of_a_host(rows: Sequence[Row]) -> bool:
     return all(row.provider != OURS["cuda"] for row in rows if row.mode != "host")
 
 
+def summary(results: Path) -> str:
+    """The README's table: one large tensor on each device, in memory that was written before."""
+    lines: list[tuple[str, ...]] = [
+        ("GB/s written", "device", "tritonparam", "torch", "plain fill"),
+        ("---", "---", "--:", "--:", "--:"),
+    ]
+    for rows in sorted((read(path) for path in sorted(results.glob("*.csv"))), key=_is_of_a_host):
+        ones = [row for row in rows if row.workload.startswith("one tensor") and row.mode == "eager"]
+        makers = {(*_job(row), row.provider): row for row in ones}
+        for own in (row for row in ones if row.provider in OWN and row.op in IN_SUMMARY):
+            others = [makers.get((*_job(own), provider)) for provider in ("torch", PLAIN_FILL)]
+            cells = [significant(row.gb_per_s) if row else "" for row in (own, *others)]
+            lines.append((f"{_job(own)[0]}, {own.dtype}", _where(own), *cells))
+    return _markdown(lines)
+
+
+def _where(row: Row) -> str:
+    """The device of a row; of a host, as many of its threads as were used."""
+    if row.provider == OURS["cuda"]:
+        return row.device
+    return f"{row.device.rpartition(',')[0]}, {row.threads} thread{'s' * (row.threads > 1)}"
+
+
 def renew(text: str, results: Path) -> str:
-    """`text` with the tables that the rows give between its marks.
+    """`text` with the tables that the rows give between its marks: all of them, or the README's, or both.
 
     Raises:
-        ValueError: The marks are not there once each, in order.
+        ValueError: There are no marks, or not once each, in order.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+    made = {(BEGIN, END): section, (SUMMARY, SUMMARY_END): summary}
+    found = [marks for marks in made if any(mark in text for mark in marks)]
+    if not found:
         raise ValueError(f"the text must have one {BEGIN} and one {END} after it")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n\n{section(results)}\n\n{END}{after}"
+    for begin, end in found:
+        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+            raise ValueError(f"the text must have one {begin} and one {end} after it")
+        before, _, rest = text.partition(begin)
+        after = rest.partition(end)[2]
+        text = f"{before}{begin}\n\n{made[begin, end](results)}\n\n{end}{after}"
+    return text

@@ -25,7 +25,7 @@ def test_derive_key(benchmark: Any) -> None:
 
 def test_build_plan_of_many_tensors(benchmark: Any, tensors: list[torch.Tensor]) -> None:
     keys = host.keys(host.names())
-    plan = benchmark(lambda: Plan(host.fills(tensors, keys), backend="numpy"))
+    plan = benchmark(lambda: Plan(host.fills(tensors, keys), backend="cpu"))
     assert [fill.key for fill in plan.operations] == keys
     assert all(fill.out is tensor for fill, tensor in zip(plan.operations, tensors, strict=True))
 
@@ -33,7 +33,7 @@ def test_build_plan_of_many_tensors(benchmark: Any, tensors: list[torch.Tensor])
 def test_run_a_plan_again(benchmark: Any) -> None:
     """It writes the same values over whatever is there."""
     tensors = [torch.empty(4) for _ in range(100)]
-    plan = Plan(host.fills(tensors, host.keys(host.names(100))), backend="numpy")
+    plan = Plan(host.fills(tensors, host.keys(host.names(100))), backend="cpu")
     plan.run()
     want = torch.stack(tensors)
     for tensor in tensors:
@@ -45,6 +45,6 @@ def test_run_a_plan_again(benchmark: Any) -> None:
 def test_small_fill(benchmark: Any) -> None:
     """From nothing to values: a fill, its plan, its run. They are the first of a longer tensor of the same key."""
     out, longer = torch.empty(64), torch.empty(1000)
-    benchmark(lambda: Plan([Fill(out, Normal(), key=7)], backend="numpy").run())
-    Plan([Fill(longer, Normal(), key=7)], backend="numpy").run()
+    benchmark(lambda: Plan([Fill(out, Normal(), key=7)], backend="cpu").run())
+    Plan([Fill(longer, Normal(), key=7)], backend="cpu").run()
     assert torch.equal(out, longer[:64])
