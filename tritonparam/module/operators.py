@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_flatten
 
 # These write all of what they write to, whatever was there.
 OVERWRITES = frozenset(
@@ -75,13 +75,26 @@ def autocast_functions() -> frozenset[Any]:
 
 def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Every argument of an operator call by name, defaults included."""
-    bound = {}
-    for position, argument in enumerate(func._schema.arguments):
-        if position < len(args):
-            bound[argument.name] = args[position]
-        else:
-            bound[argument.name] = kwargs.get(argument.name, argument.default_value)
-    return bound
+    defaults = _defaults(func)
+    return {**defaults, **dict(zip(defaults, args, strict=False)), **kwargs}
+
+
+@lru_cache(maxsize=4096)
+def _defaults(func: Any) -> dict[str, Any]:
+    return {argument.name: argument.default_value for argument in func._schema.arguments}
+
+
+def tensors_in(values: Iterable[Any]) -> list[torch.Tensor]:
+    """The tensors among values, and in the lists, tuples and dicts among them: all that an operator takes or gives."""
+    found: list[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_in(value)
+        elif isinstance(value, dict):
+            found += tensors_in(value.values())
+    return found
 
 
 @lru_cache(maxsize=4096)
@@ -102,11 +115,20 @@ def written_names(func: Any, training: bool) -> tuple[str, ...]:
     return tuple(told)
 
 
+def with_each(values: Any, change: Callable[[Any], Any]) -> Any:
+    """What an operator takes, or lists, tuples and dicts of it, with everything in them changed."""
+    if isinstance(values, (list, tuple)):
+        changed = [with_each(each, change) for each in values]
+        return changed if isinstance(values, list) else tuple(changed)
+    if isinstance(values, dict):
+        return {name: with_each(each, change) for name, each in values.items()}
+    return change(values)
+
+
 def written_arguments(func: Any, bound: dict[str, Any]) -> list[torch.Tensor]:
     """The tensors among the arguments that the operator writes to."""
     names = written_names(func, bool(bound.get("training")))
-    leaves = tree_flatten([bound[name] for name in names])[0]
-    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return tensors_in(bound[name] for name in names)
 
 
 @lru_cache(maxsize=4096)

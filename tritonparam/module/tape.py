@@ -12,9 +12,11 @@ import itertools
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from tritonparam.module.source import ONE, Elements, Source
 from tritonparam.plan import Box, View
@@ -132,7 +134,7 @@ class Node:
     checks: list[Node] = field(default_factory=list)
     writes: dict[int, Version] = field(default_factory=dict)
     results: list[tuple[int, Version]] = field(default_factory=list)
-    index: int = field(default_factory=lambda: next(_counter))
+    index: int = field(default_factory=_counter.__next__)
 
     def needs(self) -> set[Version]:
         """The versions that the operation starts from."""
@@ -157,7 +159,7 @@ class Version:
     view: View
     content: Content
     nbytes: int
-    index: int = field(default_factory=lambda: next(_counter))
+    index: int = field(default_factory=_counter.__next__)
 
     def needs(self) -> set[Version]:
         """The versions that writing this one starts from."""
@@ -182,7 +184,7 @@ class History:
     device: torch.device
     names_dtype: bool = False
     head: Version | None = None
-    key: int = field(default_factory=lambda: next(_counter))
+    key: int = field(default_factory=_counter.__next__)
     live: torch.UntypedStorage | None = None
     watched: list[tuple[torch.Tensor, int]] = field(default_factory=list)
 
@@ -195,7 +197,7 @@ class History:
         if not stands_for_others and not tensor.is_inference():  # which have no version counter
             counter = tensor.detach()
             # Without the storage, which has this history: what holds each other is never freed.
-            blank = View((0,), (1,), 0, tensor.dtype, tensor.is_conj(), tensor.is_neg()).on(_NO_STORAGE)
+            blank = _blank(tensor.dtype, tensor.is_conj(), tensor.is_neg())
             torch._C.TensorBase.data.__set__(counter, blank)  # type: ignore[attr-defined]
             self.watched.append((counter, counter._version))
 
@@ -228,18 +230,15 @@ class History:
         """What passes for the address of its memory, far from that of any other."""
         return (self.key + 1) << 48
 
-    @staticmethod
-    def begin(tensor: torch.Tensor, device: torch.device, names_dtype: bool = False) -> History:
-        """Give the storage of a new meta tensor its history."""
-        history = History(device, names_dtype)
-        setattr(tensor.untyped_storage(), _ATTRIBUTE, history)
-        return history
+    def begin(self, storage: torch.UntypedStorage) -> None:
+        """Make it the history of a new meta storage."""
+        setattr(storage, _ATTRIBUTE, self)
 
     def copied(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
         """A copy of the deferred storage that this is the history of."""
-        copy = torch.empty(storage.nbytes(), dtype=torch.uint8, device="meta")
-        History.begin(copy, self.device, self.names_dtype).head = self.head
-        return copy.untyped_storage()
+        copy = torch.empty(storage.nbytes(), dtype=torch.uint8, device="meta").untyped_storage()
+        History(self.device, self.names_dtype, self.head).begin(copy)
+        return copy
 
     def write(self, tensor: torch.Tensor, content: Content) -> Version:
         """Note that the elements of `tensor` now hold `content`."""
@@ -260,6 +259,13 @@ class History:
             self.head = None
         for piece in pieces:
             self.head = Version(self.head, view.narrow(piece.box), piece.drawn, nbytes)
+
+
+@lru_cache(maxsize=256)
+def _blank(dtype: torch.dtype, conjugate: bool, negative: bool) -> torch.Tensor:
+    """A tensor without elements, as it is outside of any mode, whichever it is asked for in."""
+    with _disable_current_modes(), torch.inference_mode(False):
+        return View((0,), (1,), 0, dtype, conjugate, negative).on(_NO_STORAGE)
 
 
 def histories_alive() -> bool:

@@ -52,6 +52,21 @@ def test_a_write_after_the_block_is_an_error_that_names_the_tensor_and_the_way(n
         materialize(net)
 
 
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+def test_a_write_to_a_layer_copied_in_the_block_is_seen():
+    """Copies are modules in which nothing was registered: the layers of an encoder, all but the first."""
+    with deferred_init():
+        encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 4), 3)
+        towers = copy.deepcopy(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    with torch.no_grad():
+        encoder.layers[1].linear1.weight.fill_(3.0)
+        towers[1].running_mean.add_(1.0)
+    with pytest.raises(RuntimeError, match=r"written to outside deferred_init.*layers\.1\.linear1\.weight;"):
+        materialize(encoder, seed=0)
+    with pytest.raises(RuntimeError, match=r"written to outside deferred_init.*1\.running_mean;"):
+        materialize(towers, seed=0)
+
+
 def test_a_write_to_a_copy_made_after_the_block_is_seen():
     net = copy.deepcopy(built())
     nn.init.zeros_(net.first.weight)

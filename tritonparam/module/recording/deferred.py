@@ -22,8 +22,9 @@ from torch.nn.modules.module import (
 
 from tritonparam.module.full_names import remember
 from tritonparam.module.loose import note_loose
+from tritonparam.module.recording.dispatched import Dispatched
 from tritonparam.module.recording.memory import memory_answers
-from tritonparam.module.recording.recorder import Dispatched, Recorder, recorder
+from tritonparam.module.recording.recorder import Recorder, recorder
 from tritonparam.module.recording.surface import Surface
 from tritonparam.module.recording.threads import threads_record
 from tritonparam.module.recording.trunc_normal import truncated_normals_noted
@@ -77,12 +78,25 @@ def deferred_init() -> Iterator[None]:
 def _end(block: Recorder, modules: list[torch.nn.Module]) -> None:
     """End a block, also one that was cut short: remember what it built, and see what is written to it from here on."""
     block.finish()
-    outermost, beside = remember(modules), block.begun_beside(modules)
-    watch_modules(modules)
+    outermost, whole = remember(modules), _with_parts(modules)
+    beside = block.begun_beside(whole)
+    watch_modules(whole)
     if beside:
-        for whole in outermost:
-            watch_attributes(whole)
+        for each in outermost:
+            watch_attributes(each)
         note_loose(beside, outermost)
+
+
+def _with_parts(modules: list[torch.nn.Module]) -> list[torch.nn.Module]:
+    """The modules and all that they hold, copies too, which are made without anything being registered."""
+    found = {id(each): each for each in modules}
+    pending = list(modules)
+    while pending:
+        for part in pending.pop()._modules.values():
+            if part is not None and id(part) not in found:
+                found[id(part)] = part
+                pending.append(part)
+    return list(found.values())
 
 
 def recording_paused() -> contextlib.AbstractContextManager[None]:

@@ -10,10 +10,18 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_map
 
 from tritonparam.module.covers import is_covered, is_written
-from tritonparam.module.operators import OVERWRITES, SCATTERS, draws, out_names, reads_only_shapes, written_names
+from tritonparam.module.operators import (
+    OVERWRITES,
+    SCATTERS,
+    draws,
+    out_names,
+    reads_only_shapes,
+    tensors_in,
+    with_each,
+    written_names,
+)
 from tritonparam.module.tape import GeneratorState, History, Node, Read, drawn_before
 from tritonparam.plan import View
 
@@ -36,7 +44,7 @@ def noted(
     """The operation, with what it read as it was before."""
     name = func._schema.name
     overwrites = name in OVERWRITES or bool(out_names(func))
-    histories = (History.of(leaf) for leaf in (tree_flatten((args, kwargs))[0] if overwrites else ()))
+    histories = map(History.of, tensors_in((args, kwargs)) if overwrites else ())
     times = Counter(history.key for history in histories if history is not None)
     # What is written whole, or where another tensor says, is not read as the argument that it is written as.
     unread = written_names(func, bool(bound.get("training"))) if name in OVERWRITES or name in SCATTERS else ()
@@ -69,7 +77,7 @@ def noted(
 
     def noted_argument(argument: str, value: object) -> object:
         is_read = not shapes_only and argument not in unread
-        return tree_map(lambda each: note(each, is_read), value)
+        return with_each(value, lambda each: note(each, is_read))
 
     names = [argument.name for argument in func._schema.arguments]
     noted_args = tuple(noted_argument(argument, value) for argument, value in zip(names, args, strict=False))
@@ -181,7 +189,7 @@ def names_dtype(bound: dict[str, Any]) -> bool:
     """
     if bound.get("dtype") is not None:
         return True
-    tensors = [leaf for leaf in tree_flatten(bound)[0] if isinstance(leaf, torch.Tensor) and leaf.is_floating_point()]
+    tensors = [leaf for leaf in tensors_in(bound.values()) if leaf.is_floating_point()]
     histories = [History.of(leaf) for leaf in [each for each in tensors if each.dim()] or tensors]
     return any(history is None or history.names_dtype for history in histories)
 
@@ -191,7 +199,7 @@ def device_of(bound: dict[str, Any]) -> torch.device:
     named = bound.get("device")
     if named is not None and torch.device(named) != _META:
         return torch.device(named)
-    for leaf in tree_flatten(bound)[0]:
+    for leaf in tensors_in(bound.values()):
         history = History.of(leaf)
         if history is not None and named is None:
             return history.device

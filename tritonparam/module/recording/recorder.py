@@ -9,7 +9,6 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from tritonparam.module.covers import is_covered
@@ -19,6 +18,7 @@ from tritonparam.module.operators import (
     makes_no_strided_tensor,
     out_names,
     reads_only_shapes,
+    tensors_in,
     written_arguments,
 )
 from tritonparam.module.recognize import recognized
@@ -59,27 +59,13 @@ def recorder() -> Recorder | None:
     return None if found is None or found.is_finished else found
 
 
-class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sends every operator to the recorder at work, whichever block it is of: so any of them may be left first."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        at_work = recorder()
-        if at_work is None or at_work.is_paused:
-            return func(*args, **kwargs)
-        with torch._C.DisableTorchFunction():
-            return at_work.dispatch(func, args, kwargs)
-
-
 class Recorder:
     """What is done to deferred tensors in one block."""
 
     def __init__(self) -> None:
         self.is_finished = False
         self._written: dict[int, History] = {}
-        self._begun: weakref.WeakSet[History] = weakref.WeakSet()
+        self._begun: list[weakref.ref[History]] = []
         self._aliases: list[weakref.ref[torch.Tensor]] = []
         self._looks = Looks()
         self._storages: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
@@ -108,12 +94,14 @@ class Recorder:
     def begun_beside(self, modules: Iterable[torch.nn.Module]) -> set[History]:
         """What the block began that is still there, and is no parameter or buffer of `modules`."""
         tensors = (tensor for each in modules for own in (each._parameters, each._buffers) for tensor in own.values())
-        return set(self._begun) - {History.of(tensor) for tensor in tensors}
+        begun = {history for reference in self._begun if (history := reference()) is not None}
+        return begun - {History.of(tensor) for tensor in tensors}
 
-    def _begin(self, tensor: torch.Tensor, device: torch.device, names_dtype: bool = False) -> History:
-        history = History.begin(tensor, device, names_dtype)
-        self._begun.add(history)
-        self.note_alias(tensor)
+    def begin(self, tensor: torch.Tensor, history: History) -> History:
+        """Give the storage of a new meta tensor its history, as one of the block."""
+        history.begin(tensor.untyped_storage())
+        self._begun.append(weakref.ref(history))
+        self._aliases.append(weakref.ref(tensor))
         return history
 
     def note_alias(self, tensor: torch.Tensor) -> None:
@@ -143,6 +131,13 @@ class Recorder:
             yield
         finally:
             _paused.reset(token)
+
+    def is_seen(self, history: History) -> bool:
+        """Whether no unseen write to a history needs to be looked for.
+
+        No block that had it has ended, or this one wrote to it.
+        """
+        return not history.watched or history.key in self._written
 
     def dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do one operator on the meta device and note it."""
@@ -203,7 +198,7 @@ class Recorder:
         with torch._C.DisableTorchFunction(), self.paused():
             plain = tensor.detach().resolve_conj().resolve_neg()
             out = torch.empty_like(plain, device=_META)
-            self._begin(out, tensor.device, names_dtype=True).write(out, plain.cpu().clone())
+            self.begin(out, History(tensor.device, names_dtype=True)).write(out, plain.cpu().clone())
         return out
 
     def sharing(self, real: torch.Tensor) -> torch.Tensor:
@@ -213,11 +208,11 @@ class Recorder:
         with torch._C.DisableTorchFunction(), self.paused():
             view, nbytes = View.of(real), real.untyped_storage().nbytes()
             out = view.on(torch.empty(nbytes, dtype=torch.uint8, device=_META).untyped_storage())
-            self._begin(out, real.device).share(view, real)
+            self.begin(out, History(real.device)).share(view, real)
         return out
 
     def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
+        tensors = tensors_in((args, kwargs))
         deferred = [tensor for tensor in tensors if History.of(tensor) is not None]
         check_reads(func, deferred, self._written)
         bound = bind(func, args, kwargs)
@@ -280,7 +275,7 @@ class Recorder:
         real = torch.empty(0, dtype=tensor.dtype, device=source.device)
         func(real, *where, **kwargs)
         out = func(tensor, blank[1], *where[1:], **kwargs)
-        begun = History.of(tensor) or self._begin(tensor, source.device)
+        begun = History.of(tensor) or self.begin(tensor, History(source.device))
         if source.device == _HOST:  # it may be filled only later, as when a file is read
             begun.share(View.of(tensor), real)
         else:
@@ -369,14 +364,14 @@ class Recorder:
         out: Any,
         state: GeneratorState | None,
     ) -> None:
-        leaves = tree_flatten(out)[0]
+        leaves = [out] if isinstance(out, torch.Tensor) else tree_flatten(out)[0]
         fresh = [(n, leaf) for n, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor) and not History.of(leaf)]
         targets = [*written, *(tensor for _, tensor in fresh)]
         if not targets:
             return
 
         def begun(tensor: torch.Tensor) -> History:
-            return History.of(tensor) or self._begin(tensor, device_of(bound), names_dtype(bound))
+            return History.of(tensor) or self.begin(tensor, History(device_of(bound), names_dtype(bound)))
 
         if len(targets) == 1 and state is None and not (targets[0].is_conj() or targets[0].is_neg()):
             pieces = recognized(func, bound, targets[0])

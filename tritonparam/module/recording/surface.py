@@ -59,7 +59,16 @@ class Surface(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = _with_out(kwargs or {})
+        kwargs = kwargs or {}
+        if func not in _LOOKED_INTO and "out" not in kwargs:
+            try:
+                return func(*args, **kwargs)
+            except RuntimeError as error:
+                at_work = recorder()
+                if at_work is None or at_work.is_paused:
+                    raise
+                return Call(at_work).made_after(error, func, args, kwargs)
+        kwargs = _with_out(kwargs)
         at_work = recorder()
         if at_work is None or at_work.is_paused:
             return func(*args, **kwargs)
@@ -121,9 +130,17 @@ class Call:
         try:
             return func(*args, **kwargs)
         except RuntimeError as error:
-            if "data is not allocated yet" not in str(error):  # what a kernel says that looks into memory
-                raise
-            return self._at_once(func, args, kwargs)
+            return self.made_after(error, func, args, kwargs)
+
+    def made_after(self, error: RuntimeError, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What it gives where torch raised `error`.
+
+        Raises:
+            RuntimeError: It is that error, if it is no kernel's that looked into memory of a deferred tensor.
+        """
+        if "data is not allocated yet" not in str(error) or not args or History.of(args[0]) is None:
+            raise error
+        return self._at_once(func, args, kwargs)
 
     def _at_once(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What `func` gives, and leaves in its arguments, done with their values."""
@@ -259,6 +276,16 @@ _SEEN: dict[Any, Callable[[torch.device], object]] = {
     torch.Tensor.is_cuda.__get__: lambda device: device.type == "cuda",  # type: ignore[attr-defined]
     torch.Tensor.get_device: lambda device: -1 if device.type == "cpu" else device.index or 0,
 }
+
+
+# All that `Call.made` answers, or has answered by other functions; the rest goes straight to torch.
+_LOOKED_INTO = frozenset(
+    (
+        *(*_LOOKS, *_MAKES, *_INDEXES, *_SPLITS, *_ON_THE_HOST, *_SHOWS, *_FINITE, *_CALLS_PYTHON, *_SEEN),
+        *(torch.Tensor.share_memory_, torch.Tensor.data_ptr, torch.Tensor.type, torch.Tensor.to, torch.Tensor.cpu),
+        *autocast_functions(),
+    )
+)
 
 
 def _stays(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> bool:

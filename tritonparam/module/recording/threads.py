@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
+from tritonparam.module.recording.dispatched import Dispatched
 from tritonparam.module.recording.patches import Patches
-from tritonparam.module.recording.recorder import Dispatched, Recorder, recorder
+from tritonparam.module.recording.recorder import Recorder, recorder
 from tritonparam.module.recording.surface import Surface
 
 
