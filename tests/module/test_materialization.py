@@ -252,6 +252,14 @@ print(peak() - before)
     assert 300_000_000 < int(done.stdout) < 400_000_000
 
 
+def test_the_report_tells_the_bytes_that_there_are_now(capsys):
+    """Of a cast module those of the new dtype."""
+    with deferred_init():
+        module = nn.Linear(100, 100, bias=False)
+    materialize(module, dtype=torch.bfloat16, report=True)
+    assert "made 1 tensors, 20,000 bytes on cpu, in" in capsys.readouterr().out
+
+
 def test_a_copy_of_a_real_module_is_an_ordinary_copy():
     module = materialize(deferred_model())
     twin = copy.deepcopy(module)

@@ -34,6 +34,22 @@ def test_a_source_writes_the_elements_that_it_names():
     assert torch.equal(written(source, (6, 3)), want)
 
 
+@pytest.mark.parametrize(
+    ("elements", "shape", "want"),
+    [
+        (Elements((0, 0), (0, 1)), (4, 4), Elements((0, 0), (0, 1))),
+        (Elements((0, 0), (1, 0)), (4, 4), Elements((0, 0), (0, 1))),
+        (Elements((1, 0), (0, 1)), (6, 4), Elements((2, 0), (0, 1))),
+        (Elements((0, 0), (0, None)), (4, 1), Elements((0, 0), (0, None))),
+    ],
+)
+def test_elements_of_elements_are_counted_from_the_first_ones(elements, shape, want):
+    """Also where both are one object: all of the whole's all are all, but its transpose's transpose is itself."""
+    source = Source("w", 1, shape, elements, seed=7)
+    assert source.of(elements) == Source("w", 1, shape, want, seed=7)
+    assert source.of(elements, (2, 8)) == Source("w", 1, shape, want, (2, 8), seed=7)
+
+
 @pytest.mark.parametrize("box", [Box((0, 0), (6, 3)), Box((2, 1), (3, 2)), Box((5, 0), (1, 1)), Box((1, 2), (0, 1))])
 def test_a_cut_source_writes_the_box(box):
     source = Source("w", 2, WHOLE, Elements((1, 0, 3), (1, 0, None)))

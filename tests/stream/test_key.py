@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritonparam import derive_key
+from tritonparam.stream import derive_keys
 
 SEEDS = st.integers(0, 2**64 - 1)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -49,3 +50,28 @@ def test_no_two_of_many_keys_agree() -> None:
 def test_bad_arguments_are_named(arguments: tuple, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         derive_key(*arguments)
+
+
+@given(SEEDS, st.lists(st.tuples(NAMES, st.sampled_from([0, 1, 2**64 - 1])), max_size=9))
+def test_keys_of_many_are_the_keys_of_each(seed: int, tensors: list[tuple[str, int]]) -> None:
+    names, occurrences = [name for name, _ in tensors], [occurrence for _, occurrence in tensors]
+    got = derive_keys(seed, names, occurrences)
+    assert got.dtype == "uint64"
+    assert got.tolist() == [derive_key(seed, *tensor) for tensor in tensors]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((-1, ["w"], [0]), ValueError, r"seed must be in \[0, 2\*\*64\), got -1"),
+        ((0, ["v", "w"], [1, True]), TypeError, "occurrence must be an int, got True"),
+        ((0, ["v", "w"], [1, 1.0]), TypeError, "occurrence must be an int, got 1.0"),
+        ((0, ["w"], [2**64]), ValueError, "occurrence must be in"),
+        ((0, ["v", b"w"], [0, 0]), TypeError, "name must be a string, got b'w'"),
+        ((0, ["\ud800"], [0]), ValueError, "name must be encodable as UTF-8"),
+        ((0, ["v", "w"], [0]), ValueError, "occurrences must be as many as the 2 names, got 1"),
+    ],
+)
+def test_bad_arguments_among_many_are_named(arguments: tuple, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        derive_keys(*arguments)

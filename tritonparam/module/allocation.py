@@ -12,10 +12,14 @@ from tritonparam.module.declaration import Declaration
 from tritonparam.module.replay import Replay, naming, resized
 from tritonparam.module.source import Source
 from tritonparam.module.tape import Draw, History, Node, Version
-from tritonparam.plan import Fill, Plan, View, apart, ask_for_huge_pages, placement
+from tritonparam.plan import Fill, FillColumns, Plan, View, apart, ask_for_huge_pages, placement
+from tritonparam.stream import Law, derive_keys
+
+# The data of a tensor: the same memory, with a version counter of its own. What stands on the class takes note of it.
+_alias = torch._C.TensorBase.data.__get__  # type: ignore[attr-defined]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Allocated:
     """A deferred storage and what becomes of it.
 
@@ -24,14 +28,18 @@ class Allocated:
         device: Where it will be.
         dtypes: What the dtypes of its tensors become.
         declarations: The tensors that show it.
+        deferred_nbytes: The size of the deferred storage.
         real: The real storage, once there is one.
+        made: A tensor that is all of it, where it was made as one, and its view.
     """
 
     history: History
     device: torch.device
     dtypes: dict[torch.dtype, torch.dtype] = field(default_factory=dict)
     declarations: list[Declaration] = field(default_factory=list)
+    deferred_nbytes: int = 0
     real: torch.UntypedStorage | None = None
+    made: tuple[torch.Tensor, View] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -47,27 +55,31 @@ class Allocated:
     @property
     def is_shared(self) -> bool:
         """Whether it is the memory of an array, and stays so."""
+        if self.history.live is None or self.device != torch.device("cpu"):
+            return False
         before, after = self.cast
-        return self.history.live is not None and self.device == torch.device("cpu") and before == after
-
-    @property
-    def deferred(self) -> torch.UntypedStorage:
-        """The deferred storage, as long as its tensors show it."""
-        with torch._C.DisableTorchFunction():  # lazy modules' parameters refuse to tell
-            return self.declarations[0].tensors[0].untyped_storage()
-
-    @property
-    def deferred_nbytes(self) -> int:
-        """The size of the deferred storage."""
-        return self.deferred.nbytes()
+        return before == after
 
     @property
     def is_shown_in_part(self) -> bool:
         """Whether something else may show elements that none of the tensors here shows."""
-        deferred, tensors = self.deferred, {id(tensor) for each in self.declarations for tensor in each.tensors}
-        return not any(each.view.fills(deferred.nbytes()) for each in self.declarations) and bool(
-            torch._C._storage_Use_Count(deferred._cdata) > 1 + len(tensors)
-        )
+        if any(each.view.fills(self.deferred_nbytes) for each in self.declarations):
+            return False
+        (deferred,) = deferred_storages([self])
+        tensors = {id(tensor) for each in self.declarations for tensor in each.tensors}
+        return bool(torch._C._storage_Use_Count(deferred._cdata) > 1 + len(tensors))
+
+    def make(self) -> None:
+        """Give it memory that nothing was written to: in one call, where one of its tensors is all of it."""
+        view = self.declarations[0].view
+        before, after = self.cast
+        is_plain = view.dtype == before and not (view.offset or view.conjugate or view.negative)
+        if is_plain and view.numel * before.itemsize == self.deferred_nbytes and view.row_major():
+            whole = ask_for_huge_pages(torch.empty(view.shape, dtype=after, device=self.device))
+            self.made, self.real = (whole, view), whole.untyped_storage()
+            return
+        memory = torch.empty(self.nbytes, dtype=torch.uint8, device=self.device)
+        self.real = ask_for_huge_pages(memory).untyped_storage()
 
     def needs_replay(self, loaded: Collection[Declaration]) -> bool:
         """Whether some of it that is not `loaded` has no law."""
@@ -81,11 +93,20 @@ class Allocated:
         """
         if self.real is None:
             raise RuntimeError("the storage was not allocated yet")
+        if self.made is not None and self.made[1] is view:
+            alias: torch.Tensor = _alias(self.made[0])
+            return alias
         before, after = self.cast
         dtype = view.dtype if before == after else self.dtypes.get(view.dtype)
         if dtype is None:
             raise RuntimeError(f"memory of {', '.join(map(str, self.dtypes))} in another dtype has no {view.dtype}")
         return replace(view, dtype=dtype).on(self.real)
+
+
+def deferred_storages(storages: Iterable[Allocated]) -> list[torch.UntypedStorage]:
+    """The deferred storages themselves, as long as their tensors show them."""
+    with torch._C.DisableTorchFunction():  # lazy modules' parameters refuse to tell
+        return [storage.declarations[0].tensors[0].untyped_storage() for storage in storages]
 
 
 def is_shown_beside(deferred: torch.UntypedStorage) -> bool:
@@ -101,10 +122,13 @@ def allocated_for(
     for each in declared:
         history = each.history
         if history is not None:
-            storage = storages.setdefault(history.key, Allocated(history, device or history.device))
+            storage = storages.get(history.key)
+            if storage is None:
+                storage = storages[history.key] = Allocated(history, device or history.device)
             storage.declarations.append(each)
             storage.dtypes[each.dtype] = each.dtype_in(dtype)
-    for storage in storages.values():
+    for storage, deferred in zip(storages.values(), deferred_storages(storages.values()), strict=True):
+        storage.deferred_nbytes = deferred.nbytes()
         if len(storage.dtypes) > 1 and any(before != after for before, after in storage.dtypes.items()):
             names = ", ".join(each.name for each in storage.declarations)
             raise ValueError(
@@ -128,8 +152,8 @@ def allocate(
         elif head is not None and (storage.is_shown_in_part or storage.needs_replay(loaded)):
             replayed.append((storage, head))
         else:
-            storage.real = _empty(storage.nbytes, storage.device)
-            if head is None and any(each not in loaded for each in storage.declarations):
+            storage.make()
+            if storage.real is not None and head is None and any(each not in loaded for each in storage.declarations):
                 View.all_of(storage.real).on(storage.real).zero_()
     with naming((each.name, head) for storage, head in replayed for each in storage.declarations):
         hosts = Replay(seed, sources, blank=0).run([head for _, head in replayed])
@@ -145,10 +169,6 @@ def allocate(
     return len(replayed)
 
 
-def _empty(nbytes: int, device: torch.device) -> torch.UntypedStorage:
-    return ask_for_huge_pages(torch.empty(nbytes, dtype=torch.uint8, device=device)).untyped_storage()
-
-
 def largest_first(storage: Allocated) -> list[Declaration]:
     """The tensors that show a storage, so that one that lies in another comes after it."""
     return sorted(storage.declarations, key=lambda each: -each.view.numel)
@@ -156,9 +176,15 @@ def largest_first(storage: Allocated) -> list[Declaration]:
 
 def write(storages: list[Allocated], seed: int, backend: str | None, loaded: Collection[Declaration]) -> None:
     """Write what has laws: in one plan, but for tensors of which others show some elements and not all."""
+    whole = _WholeTensors(seed)
     first: list[Fill] = []
     second: list[Fill] = []
     for storage in storages:
+        if len(storage.declarations) == 1:
+            (each,) = storage.declarations
+            if each not in loaded and each.laws and not whole.take(each, storage):
+                first += each.fills(storage.show(each.view), seed)
+            continue
         written = Views(len(storage.declarations))
         covered = [each.view for each in storage.declarations if each in loaded]
         for each in largest_first(storage):
@@ -170,9 +196,44 @@ def write(storages: list[Allocated], seed: int, backend: str | None, loaded: Col
             fills = first if written.are_apart_from(view) else second
             fills += each.fills(storage.show(view), seed)
             written.add(view)
-    for fills in (first, second):
-        if fills:
-            Plan(fills, backend).run()
+    both: tuple[FillColumns | list[Fill], ...] = whole.with_others(first), second
+    for group in both:
+        if group:
+            Plan(group, backend).run()
+
+
+class _WholeTensors:
+    """Tensors whose values are each one law's, from one key, as columns."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._outs: list[torch.Tensor] = []
+        self._laws: list[Law] = []
+        self._names: list[str] = []
+        self._occurrences: list[int] = []
+        self._random: list[int] = []
+
+    def take(self, each: Declaration, storage: Allocated) -> bool:
+        """Take one more, if it is such a tensor."""
+        draw = each.whole_draw()
+        if draw is None or not each.view.row_major():
+            return False
+        law, source = draw
+        if source is not None:
+            if source.seed is not None:
+                return False
+            self._random.append(len(self._outs))
+            self._names.append(source.name)
+            self._occurrences.append(source.occurrence)
+        self._outs.append(storage.show(each.view))
+        self._laws.append(law)
+        return True
+
+    def with_others(self, others: list[Fill]) -> FillColumns:
+        """The fills of what was taken, and others."""
+        keys = np.zeros(len(self._outs), np.uint64)
+        keys[self._random] = derive_keys(self._seed, self._names, self._occurrences)
+        return FillColumns(self._outs, self._laws, keys, others)
 
 
 class Views:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tritonparam.module.source import Elements
-from tritonparam.module.tape import Drawn, Node, Piece, Version, slice_of
+from tritonparam.module.tape import Content, Drawn, Node, Piece, Version, slice_of
 from tritonparam.plan import Box, BoxSet, Placement, View, apart, placement
 
 
@@ -51,6 +52,10 @@ def covers(head: Version | None, view: View) -> Iterator[Cover]:
 
 def recognize(head: Version | None, view: View) -> list[Piece] | None:
     """The disjoint boxes with laws that `view` consists of; None where some of it has no law or was never written."""
+    if head is not None and (head.view is view or head.view == view):
+        written = _just_written(head.content, view)
+        if written is not None:
+            return [written]
     pieces: list[Piece] = []
     for cover in covers(head, view):
         for box in cover.boxes or (None,):
@@ -59,6 +64,26 @@ def recognize(head: Version | None, view: View) -> list[Piece] | None:
                 return None
             pieces.append(Piece(box, drawn))
     return sorted(pieces, key=lambda piece: piece.box.offsets)
+
+
+def _just_written(content: Content, view: View) -> Piece | None:
+    """What `covers` and `_drawn_in` find where the last write was to `view` itself; None where they are to be asked."""
+    if not isinstance(content, Drawn) or not view.numel or not view.row_major():
+        return None
+    box = _whole(view.shape)
+    if content.draw is None:
+        return Piece(box, content)
+    if content.reshaped or content.draw.pinned is not None:
+        return None
+    if 1 in view.shape:
+        spot = Placement(box, tuple(d if size > 1 else None for d, size in enumerate(view.shape)))
+        content = Drawn(content.law, content.draw, content.elements.inside(spot, box))
+    return Piece(box, content)
+
+
+@functools.lru_cache(maxsize=1024)
+def _whole(shape: tuple[int, ...]) -> Box:
+    return Box.whole(shape)
 
 
 def _drawn_in(cover: Cover, box: Box, view: View) -> Drawn | None:

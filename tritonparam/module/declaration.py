@@ -15,7 +15,7 @@ from tritonparam.module.recording import check_unseen_writes, recording_paused
 from tritonparam.module.replay import Replay, is_defined, naming
 from tritonparam.module.source import Source
 from tritonparam.module.tape import Draw, History, Node, Piece
-from tritonparam.module.walk import Found, walk
+from tritonparam.module.walk import Found, Scripts, walk
 from tritonparam.plan import Box, Fill, View, box_in
 from tritonparam.stream import Law
 
@@ -35,7 +35,7 @@ class BoxLaw:
     law: Law
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Declaration:
     """One tensor of a module: what it is called and what it holds, or will hold once it is made.
 
@@ -94,15 +94,30 @@ class Declaration:
             raise ValueError(f"out must have the shape {wanted.sizes} of {self.name}, got {tuple(out.shape)}")
         fills = []
         for piece, source in zip(self.pieces, self.piece_sources(), strict=True):
-            hit = piece.box.meet(wanted)
+            hit = wanted if piece.box == wanted else piece.box.meet(wanted)
             if hit is None:
                 continue
-            part, law = hit.within(wanted).of(out), piece.drawn.law
+            part, law = out if hit is wanted else hit.within(wanted).of(out), piece.drawn.law
             if source is None:
                 fills.append(Fill(part, law))
             else:
                 fills.append((source if hit == piece.box else source.cut(hit.within(piece.box))).fill(part, law, seed))
         return fills
+
+    def whole_draw(self) -> tuple[Law, Source | None] | None:
+        """The law of all values, and where they come from if they are all of a keyed tensor; None where it is not so.
+
+        Of constants there is no source.
+        """
+        if len(self.pieces) != 1 or self.pieces[0].box.sizes != self.shape:
+            return None
+        drawn = self.pieces[0].drawn
+        if drawn.draw is None:
+            return drawn.law, None
+        if drawn.reshaped or not drawn.elements.are_all_of(self.shape):
+            return None
+        source = drawn.source(self.sources)
+        return (drawn.law, source) if source is not None and source.are_all_of(self.shape) else None
 
     def piece_sources(self) -> list[Source | None]:
         """Where the values of each of `laws` come from; None for constants."""
@@ -118,7 +133,7 @@ class Declaration:
         with recording_paused(), torch.inference_mode(False), torch.no_grad():
             if self.history is None:
                 return self.tensors[0].detach().to(device, copy=True)
-            if self.history.head is None:
+            if self.history.head is None or not self.view.numel:
                 return torch.empty(self.shape, dtype=self.dtype, device=device)
             with naming([(self.name, self.history.head)]):
                 (storage,) = Replay(seed, self.sources).run([self.history.head])
@@ -176,17 +191,25 @@ class Survey:
         beyond: What other parts of the whole declare about storages that the module's tensors show too.
         whole: The whole; the module itself where there is none.
         keyed: What was decided about the whole.
+        scripts: What the module has of TorchScript.
     """
 
     own: list[Declaration]
     beyond: list[Declaration]
     whole: torch.nn.Module
     keyed: Keyed
+    scripts: Scripts
 
     def settle(self) -> None:
         """Keep what was decided while some of the whole is deferred, so that no value depends on what came first."""
-        deferred = (*self.whole.parameters(), *self.whole.buffers())
-        keep(self.whole, self.keyed if any(History.of(each) is not None for each in deferred) else None)
+        tensors = (
+            tensor
+            for module in self.whole.modules()
+            for group in (module._parameters, module._buffers)
+            for tensor in group.values()
+        )
+        is_deferred = any(tensor.is_meta and History.of(tensor) is not None for tensor in tensors if tensor is not None)
+        keep(self.whole, self.keyed if is_deferred else None)
 
 
 def surveyed(module: torch.nn.Module, prefix: str | None = None, *, uninitialized: bool = False) -> Survey:
@@ -201,7 +224,8 @@ def surveyed(module: torch.nn.Module, prefix: str | None = None, *, uninitialize
         whole, path = whole_of(module)
         if prefix is not None and prefix != path:
             whole, path = module, prefix
-        found = walk(module, uninitialized=uninitialized)
+        scripts = Scripts()
+        found = walk(module, uninitialized=uninitialized, scripts=scripts)
         check_unseen_writes((each.names[0], each.history) for each in found if each.history is not None)
         before, behind = (path, "") if whole is module else ("", path)
         known, everything = kept(whole, before), found
@@ -229,6 +253,7 @@ def surveyed(module: torch.nn.Module, prefix: str | None = None, *, uninitialize
             [_declaration(each, keyed, kinds, before) for each in beyond],
             whole,
             keyed,
+            scripts,
         )
 
 
@@ -319,7 +344,7 @@ def _declaration(found: Found, keyed: Keyed, kinds: _Kinds, prefix: str) -> Decl
         tensors=tuple(found.tensors.values()),
         history=found.history,
         view=found.view,
-        pieces=tuple(pieces or ()),
+        pieces=pieces or (),
         sources=keyed.sources,
         saved_names=tuple(found.saved_names),
         full_names=names,

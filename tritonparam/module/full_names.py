@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,10 +122,8 @@ def _is_at(whole: torch.nn.Module, path: str, module: torch.nn.Module) -> bool:
 def _holder(module: torch.nn.Module, candidates: Iterable[torch.nn.Module]) -> tuple[torch.nn.Module, str] | None:
     """The first of `candidates` that holds `module`, and where."""
     for whole in candidates:
-        if whole is not module:
-            for path, each in whole.named_modules():
-                if each is module:
-                    return whole, path
+        if whole is not module and id(module) in _held([whole]):
+            return whole, next(path for path, each in whole.named_modules() if each is module)
     return None
 
 
@@ -183,15 +181,19 @@ class DrawSources:
     def __init__(self, known: Mapping[Draw | Node, Source] | None = None, follow: bool = False) -> None:
         self.found: dict[Draw | Node, Source] = dict(known or {})
         self._follow = follow
-        self._taken: dict[str, BoxSet] = {}
+        self._taken: dict[str, Box | BoxSet] = {}  # one box, or several
         self._further: dict[str, int] = {}
         for source in self.found.values():
             self._further[source.name] = max(source.occurrence, self._further.get(source.name, 0))
 
-    def key_held(self, name: str, shape: tuple[int, ...], pieces: Iterable[Piece]) -> None:
+    def key_held(self, name: str, shape: tuple[int, ...], pieces: Sequence[Piece]) -> None:
         """Key the draws that the tensor called `name` holds in `pieces`."""
+        if len(pieces) == 1 and name not in self._taken and self._is_own(pieces[0], name, shape):
+            return
         held = [(piece.drawn.draw, piece) for piece in pieces if piece.drawn.draw is not None]
-        taken = self._taken.setdefault(name, BoxSet())
+        taken = self._taken.get(name)
+        if not isinstance(taken, BoxSet):
+            taken = self._taken[name] = BoxSet() if taken is None else BoxSet([taken])
         # Where one was drawn over a part of another, the larger is the tensor's own.
         for draw, piece in sorted(held, key=lambda pair: -math.prod(pair[0].shape)):
             home = _home(piece.box, piece.drawn, draw, shape)
@@ -211,6 +213,18 @@ class DrawSources:
                 along = {d: k for k, d in enumerate(piece.drawn.elements.dims) if d is not None}
                 elements = Elements(home.offsets, tuple(along.get(d) for d in range(len(shape))))
                 self.found[draw] = Source(name, occurrence, shape, elements)
+
+    def _is_own(self, piece: Piece, name: str, shape: tuple[int, ...]) -> bool:
+        """Key the only piece of the first tensor of its name, if it is a constant or a draw of the same shape."""
+        drawn, draw = piece.drawn, piece.drawn.draw
+        if draw is None:
+            return True
+        is_whole = draw.shape == shape == piece.box.sizes and not drawn.reshaped and drawn.elements.are_all_of(shape)
+        if not is_whole or self._known(draw) is not None:
+            return False
+        self._taken[name] = piece.box
+        self.found[draw] = Source(name, 0, shape, drawn.elements)
+        return True
 
     def key_replayed(self, name: str, head: Version) -> None:
         """Key what else is drawn on the way to `head`, the state of the storage of the tensor called `name`."""

@@ -13,7 +13,15 @@ import torch
 
 from tritonparam._arguments import entries, got, shown
 from tritonparam.dtype import DTypeLike, float_dtype
-from tritonparam.module.allocation import Views, allocate, allocated_for, is_shown_beside, largest_first, write
+from tritonparam.module.allocation import (
+    Views,
+    allocate,
+    allocated_for,
+    deferred_storages,
+    is_shown_beside,
+    largest_first,
+    write,
+)
 from tritonparam.module.declaration import Declaration, check_module, check_written, surveyed, unwritten
 from tritonparam.module.full_names import whole_of
 from tritonparam.module.loose import make_aliases_real, make_loose_real
@@ -22,6 +30,7 @@ from tritonparam.module.replay import Replay
 from tritonparam.module.state_ledger import ledger, note_made
 from tritonparam.module.takeover import take_over
 from tritonparam.module.tape import Version
+from tritonparam.module.walk import Scripts
 from tritonparam.plan import checked_device, placement
 from tritonparam.stream import Generator
 
@@ -112,7 +121,10 @@ def materialize(
             warnings.warn(f"elements that were never written are 0: {names}", stacklevel=2)
         work.write(seed)
         is_held_beyond = any(len(each.full_names) > 1 + len(each.aliases) for each in chosen)
-        work.take_over(survey.whole if is_held_beyond else module)
+        if is_held_beyond:
+            work.take_over(survey.whole)
+        else:
+            work.take_over(module, survey.scripts)
         for owner, group in ((module, own), (survey.whole, beyond)):
             note_made(owner, {each: "initialized" for each in group if each.history}, zeros)
         survey.settle()
@@ -221,13 +233,17 @@ class Materialization:
                     views.add(each.view)
         return [first, second]
 
-    def take_over(self, module: torch.nn.Module) -> None:
+    def take_over(self, module: torch.nn.Module, scripts: Scripts | None = None) -> None:
         """Turn the tensors of `module` into the real ones: all of them, or none where one cannot be.
+
+        Args:
+            module: Whose they are.
+            scripts: What a walk through it has found of TorchScript; None to look for it.
 
         Raises:
             RuntimeError: Something outside holds on to one of them.
         """
-        before = [(each, each.deferred) for each in self._storages]
+        before = deferred_storages(self._storages)
         take_over(
             module,
             [
@@ -238,8 +254,13 @@ class Materialization:
             ],
             self._storages_of,
             self._loaded,
+            scripts,
         )
-        kept = {each.history: (each, deferred) for each, deferred in before if is_shown_beside(deferred)}
+        kept = {
+            each.history: (each, deferred)
+            for each, deferred in zip(self._storages, before, strict=True)
+            if is_shown_beside(deferred)
+        }
         if kept:
             shows = {history: each.show for history, (each, _) in kept.items()}
             make_aliases_real(shows, lambda history: is_shown_beside(kept[history][1]), self._storages_of)

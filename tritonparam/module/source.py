@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,10 @@ class Elements:
         """All of a tensor of `shape`, in its own dimensions."""
         return cls((0,) * len(shape), tuple(range(len(shape))))
 
+    def are_all_of(self, shape: tuple[int, ...]) -> bool:
+        """Whether they are all of a tensor of `shape`, in its own dimensions, and their holder has that shape."""
+        return self == _all_of(shape) or (1 in shape and self == Elements.all_of(shape))
+
     def cut(self, box: Box) -> Elements:
         """Those in a box of the holder."""
         return Elements(self._shifted(self.dims, box.offsets), self.dims)
@@ -65,6 +70,12 @@ class Elements:
         return tuple(offset if d is None else offset + by[d] for offset, d in zip(self.offsets, dims, strict=True))
 
 
+@functools.lru_cache(maxsize=1024)
+def _all_of(shape: tuple[int, ...]) -> Elements:
+    """All of a tensor of `shape`: along dimensions of one element nothing runs."""
+    return Elements((0,) * len(shape), tuple(d if size != 1 else None for d, size in enumerate(shape)))
+
+
 ONE = Elements((), ())  # the element of a tensor without dimensions
 
 
@@ -91,7 +102,15 @@ class Source:
 
     def of(self, inner: Elements, reshape: tuple[int, ...] | None = None) -> Source:
         """The source of what holds the elements `inner` of these values."""
-        return replace(self, elements=self.elements.of(inner), reshape=reshape)
+        if inner is not self.elements or not inner.are_all_of(self.shape):
+            inner = self.elements.of(inner)
+        elif reshape == self.reshape:
+            return self
+        return Source(self.name, self.occurrence, self.shape, inner, reshape, self.seed)
+
+    def are_all_of(self, shape: tuple[int, ...]) -> bool:
+        """Whether the values are the keyed tensor, and of `shape`."""
+        return self.reshape is None and self.shape == shape and self.elements.are_all_of(shape)
 
     def cut(self, box: Box) -> Source:
         """The source of a box of the values.
@@ -109,6 +128,8 @@ class Source:
 
     def fill(self, out: torch.Tensor, law: Law, seed: int) -> Fill:
         """The fill that writes the values, which follow `law`, to `out`."""
+        if self.are_all_of(tuple(out.shape)):
+            return Fill(out, law, self.key(seed))
         if self.reshape is not None:
             out = out.view(self.reshape)
         dims = self.elements.dims

@@ -158,11 +158,15 @@ def note_made(module: torch.nn.Module, made: Mapping[Declaration, str], zeros: I
     """
     blank = set(zeros)
     for each, state in made.items():
-        row = _plain_row(each, state) if state == "loaded" else _declared_row(each)
-        if state != "loaded" and each in blank:
-            row = replace(row, why="never written: 0")
-        is_clone = state == "initialized" and each not in blank and _is_clone(each)
-        _note(module, (each.name, *each.aliases), replace(row, state="cloned" if is_clone else state))
+        if state == "loaded":
+            row = _plain_row(each, state)
+        else:
+            sources = _drawn_from(each)
+            is_blank = each in blank
+            is_clone = state == "initialized" and not is_blank and _is_clone(each, sources)
+            why = "never written: 0" if is_blank else None
+            row = _declared_row(each, sources, "cloned" if is_clone else state, why)
+        _note(module, (each.name, *each.aliases), row)
 
 
 def note_loaded(module: torch.nn.Module, names: Iterable[str]) -> None:
@@ -191,7 +195,7 @@ def _owner(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:
 
 def _row(module: torch.nn.Module, each: Declaration) -> LedgerRow:
     if each.history is not None:
-        return _declared_row(each)
+        return _declared_row(each, _drawn_from(each), "declared")
     plain = _plain_row(each, "given")
     for name in (each.name, *each.aliases):
         owner, local = _owner(module, name)
@@ -217,13 +221,10 @@ def _plain_row(each: Declaration, state: str) -> LedgerRow:
     return LedgerRow(each.name, each.aliases, each.kind, each.shape, each.dtype, state)
 
 
-def _declared_row(each: Declaration) -> LedgerRow:
-    return replace(
-        _plain_row(each, "declared"),
-        laws=each.laws,
-        key=", ".join(dict.fromkeys(_key(source) for source in _drawn_from(each))),
-        why=why_replayed(each),
-    )
+def _declared_row(each: Declaration, sources: list[Source], state: str, why: str | None = None) -> LedgerRow:
+    key = ", ".join(dict.fromkeys(_key(source) for source in sources))
+    why = why_replayed(each) if why is None else why
+    return LedgerRow(each.name, each.aliases, each.kind, each.shape, each.dtype, state, each.laws, key, why)
 
 
 def _drawn_from(each: Declaration) -> list[Source]:
@@ -238,9 +239,9 @@ def _key(source: Source) -> str:
     return f"{source.name}#{source.occurrence}" if source.occurrence else source.name
 
 
-def _is_clone(each: Declaration) -> bool:
-    sources = _drawn_from(each) if each.laws is not None else []
-    return bool(sources) and all(source.seed is None and source.name not in each.full_names for source in sources)
+def _is_clone(each: Declaration, sources: list[Source]) -> bool:
+    named = sources if each.laws is not None else []
+    return bool(named) and all(source.seed is None and source.name not in each.full_names for source in named)
 
 
 def why_replayed(each: Declaration) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.hooks import RemovableHandle
 
 from tritonparam.module.tape import History, Node, Read, Version, slice_of
-from tritonparam.module.walk import scripted
+from tritonparam.module.walk import Scripts, scripts_of
 from tritonparam.plan import View
 from tritonparam.tensor import exchange
 
@@ -33,6 +34,7 @@ def take_over(
     pairs: Sequence[tuple[str, torch.Tensor, torch.Tensor]],
     replayed: Replayed,
     loaded: Collection[int] = (),
+    scripts: Scripts | None = None,
 ) -> None:
     """Turn deferred tensors of `module` into real ones: all of them, or none where one cannot be.
 
@@ -45,13 +47,16 @@ def take_over(
         pairs: The name of each, the deferred tensor, and a real one with its values, shape and dtype.
         replayed: What gives the storages of versions of deferred tensors, real and on the host.
         loaded: The ids of tensors whose values are others than those that gradients were to flow through.
+        scripts: What a walk through `module` has found of TorchScript; None to look for it.
 
     Raises:
         RuntimeError: Something outside holds on to one of them, or a trace of TorchScript has one as a constant.
     """
     with contextlib.ExitStack() as undo, torch._C.DisableTorchFunction():
         changing = {id(mine) for _, mine, _ in pairs}
-        held = [each for each in scripted(module) if _holds(each.value, changing)]
+        scripts = scripts_of(module) if scripts is None else scripts
+        scripts.check_constants()
+        held = [each for each in scripts.held if _holds(each.value, changing)]
         for each in held:
             undo.callback(each.set)
         paths = [_Path(name, mine, real) for name, mine, real in pairs if not mine.is_leaf]
@@ -61,14 +66,17 @@ def take_over(
         for mine, gradient in gradients:
             mine.grad = None
             undo.callback(setattr, mine, "grad", gradient)
-        deferred = _Leaves(leaves, replayed, loaded)
+        deferred = _Leaves(leaves, replayed, loaded) if paths else None
+        exchanged = _Exchanges()
+        undo.callback(exchanged.undo)
         for name, mine, made in leaves:
-            real = made.to(dtypes.get(id(mine), made.dtype))
-            other = torch.Tensor._make_subclass(type(mine), real, mine.requires_grad)
-            _become(name, mine, other, undo)
-        # What others are views of comes first.
-        for path in sorted(paths, key=lambda path: path.base is not None):
-            _become(path.name, path.mine, path.connected(deferred, [each.mine for each in paths]), undo)
+            real = made.to(dtypes[id(mine)]) if id(mine) in dtypes else made
+            exchanged.make(name, mine, torch.Tensor._make_subclass(type(mine), real, mine.requires_grad))
+        if deferred is not None:
+            # What others are views of comes first.
+            for path in sorted(paths, key=lambda path: path.base is not None):
+                other = path.connected(deferred, [each.mine for each in paths])
+                exchanged.make(path.name, path.mine, other)
         for mine, gradient in gradients:
             undo.callback(setattr, mine, "grad", None)
             mine.grad = gradient
@@ -78,18 +86,30 @@ def take_over(
         undo.pop_all()
 
 
-def _become(name: str, mine: torch.Tensor, other: torch.Tensor, undo: contextlib.ExitStack) -> None:
-    try:
-        poison = exchange(mine, other)
-    except RuntimeError as error:
-        raise RuntimeError(f"{name} cannot be made real in place: {error}") from error
+class _Exchanges:
+    """What was exchanged with what, so that there is a way back."""
 
-    def back() -> None:
-        exchange(mine, other)
-        if poison is not None:
-            poison.remove()
+    def __init__(self) -> None:
+        self._done: list[tuple[torch.Tensor, torch.Tensor, RemovableHandle | None]] = []
 
-    undo.callback(back)
+    def make(self, name: str, mine: torch.Tensor, other: torch.Tensor) -> None:
+        """Exchange what two tensors are.
+
+        Raises:
+            RuntimeError: It cannot be done; `name` is what the first is called.
+        """
+        try:
+            self._done.append((mine, other, exchange(mine, other)))
+        except RuntimeError as error:
+            raise RuntimeError(f"{name} cannot be made real in place: {error}") from error
+
+    def undo(self) -> None:
+        """Go back, the last first."""
+        while self._done:
+            mine, other, poison = self._done.pop()
+            exchange(mine, other)
+            if poison is not None:
+                poison.remove()
 
 
 def _holds(value: object, changing: set[int]) -> bool:

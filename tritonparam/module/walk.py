@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from tritonparam.module.covers import recognize
-from tritonparam.module.tape import History, Piece
+from tritonparam.module.tape import History, Piece, Version
 from tritonparam.plan import View
 
 _MOST_PATHS = 1024
@@ -23,11 +23,17 @@ _LEAVES = (
     *(str, bytes, bytearray, int, float, complex, type(None), type, range, slice, torch.Size, torch.dtype),
     *(types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.GeneratorType),
 )
+_PLAIN = frozenset((*_LEAVES, bool))  # the same without their subclasses
+_CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set, frozenset, deque))
 
 
-@dataclass
+@dataclass(slots=True)
 class Found:
-    """What a walk through a module finds out about one tensor."""
+    """What a walk through a module finds out about one tensor.
+
+    Attributes:
+        pieces: The boxes with laws that it consists of; None where it has to be replayed, or is real.
+    """
 
     history: History | None
     view: View
@@ -35,11 +41,7 @@ class Found:
     names: list[str] = field(default_factory=list)
     saved_names: list[str] = field(default_factory=list)
     tensors: dict[int, torch.Tensor] = field(default_factory=dict)
-
-    @functools.cached_property
-    def pieces(self) -> list[Piece] | None:
-        """The boxes with laws that it consists of; None where it has to be replayed, or is real."""
-        return None if self.history is None else recognize(self.history.head, self.view)
+    pieces: tuple[Piece, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,37 @@ class Scripted:
         self.owner.setattr(self.name, self.value)
 
 
-def walk(module: torch.nn.Module, *, uninitialized: bool = False) -> list[Found]:
+@dataclass(frozen=True, slots=True)
+class Scripts:
+    """What a walk through a module finds of TorchScript.
+
+    Attributes:
+        held: What its modules hold in C++, where tensors of Python are copied to.
+        modules: Their names, and what they are in C++.
+    """
+
+    held: list[Scripted] = field(default_factory=list)
+    modules: list[tuple[str, Any]] = field(default_factory=list)
+
+    def check_constants(self) -> None:
+        """Refuse modules that were traced with a deferred tensor as a constant.
+
+        Raises:
+            RuntimeError: There is one.
+        """
+        for name, inner in self.modules:
+            for method in inner._method_names():
+                for node in inner._get_method(method).graph.findAllNodes("prim::Constant"):
+                    is_tensor = node.hasAttribute("value") and node.kindOf("value") == "t"
+                    if is_tensor and History.of(node.t("value")) is not None:
+                        raise RuntimeError(
+                            f"{name} cannot be made real in place: its trace has a deferred tensor of shape "
+                            f"{tuple(node.t('value').shape)} as a constant; make that a buffer, or trace after "
+                            "materialize"
+                        )
+
+
+def walk(module: torch.nn.Module, *, uninitialized: bool = False, scripts: Scripts | None = None) -> list[Found]:
     """Every tensor of `module`: parameters, then buffers, then deferred ones that are neither, as "attribute".
 
     Those are found in the attributes of the modules, in lists, tuples, sets, dicts, partial functions, bound methods
@@ -69,29 +101,41 @@ def walk(module: torch.nn.Module, *, uninitialized: bool = False) -> list[Found]
     Args:
         module: What to walk through.
         uninitialized: List parameters and buffers of lazy modules that have no shape yet, as empty tensors.
+        scripts: Where to note what there is of TorchScript.
 
     Raises:
         ValueError: Parameters or buffers are on the meta device and not deferred, or have no shape yet and
             `uninitialized` is False; the error names them.
     """
-    found: dict[object, Found] = {}
+    found: list[Found] = []
+    by_memory: dict[int, Found] = {}  # by the key of the history, or, below 0, by the id of the tensor
+    further: dict[tuple[int, View], Found] = {}  # other views of the same histories
     lost, unwritten = [], []
     with torch._C.DisableTorchFunction():
-        for name, tensor, kind, persistent in named_tensors(module):
-            plain = tensor.detach() if is_lazy(tensor) else tensor
-            if is_lazy(tensor) and not uninitialized:
+        for name, tensor, kind, persistent in named_tensors(module, scripts):
+            lazy = is_lazy(tensor)
+            plain = tensor.detach() if lazy else tensor
+            if lazy and not uninitialized:
                 unwritten.append(name)
                 continue
             history = History.of(plain)
-            if history is None and plain.is_meta and kind != "attribute":
-                lost.append(name)
-            if history is None and (plain.is_meta or is_lazy(tensor) or kind == "attribute"):
-                continue
-            is_strided = plain.layout == torch.strided and not plain.is_nested
-            shape = (plain.numel(),) if plain.is_nested else tuple(plain.shape)
-            view = View.of(plain) if is_strided else View(shape, (), 0, plain.dtype)
-            key = id(tensor) if history is None else (history.key, view)
-            each = found.setdefault(key, Found(history, view, kind))
+            if history is None:
+                is_meta = plain.is_meta
+                if is_meta and kind != "attribute":
+                    lost.append(name)
+                if is_meta or lazy or kind == "attribute":
+                    continue
+            view = _view_of(plain, None if history is None else history.head)
+            memory = -1 - id(tensor) if history is None else history.key
+            each = by_memory.get(memory)
+            if each is not None and history is not None and each.view != view:
+                each = further.get((memory, view))
+            if each is None:
+                pieces = None if history is None else recognize(history.head, view)
+                each = Found(history, view, kind, pieces=None if pieces is None else tuple(pieces))
+                if by_memory.setdefault(memory, each) is not each:
+                    further[memory, view] = each
+                found.append(each)
             if kind != "attribute" or each.kind == "attribute":
                 each.names.append(name)
             if persistent:
@@ -103,7 +147,25 @@ def walk(module: torch.nn.Module, *, uninitialized: bool = False) -> list[Found]
             "outside deferred_init()"
         )
     raise_unwritten(unwritten)
-    return list(found.values())
+    return found
+
+
+def _view_of(tensor: torch.Tensor, head: Version | None) -> View:
+    """What a tensor shows: the view that was written last, where that is the one, as nearly always."""
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return View((tensor.numel(),) if tensor.is_nested else tuple(tensor.shape), (), 0, tensor.dtype)
+    if head is not None:
+        last = head.view
+        if (
+            tensor.shape == last.shape
+            and tensor.stride() == last.stride
+            and tensor.storage_offset() == last.offset
+            and tensor.dtype == last.dtype
+            and tensor.is_conj() == last.conjugate
+            and tensor.is_neg() == last.negative
+        ):
+            return last
+    return View.of(tensor)
 
 
 def raise_unwritten(names: list[str]) -> None:
@@ -111,31 +173,20 @@ def raise_unwritten(names: list[str]) -> None:
         raise ValueError(f"uninitialized tensors, some of whose elements were never written: {', '.join(names)}")
 
 
-def scripted(module: torch.nn.Module) -> list[Scripted]:
-    """What the modules of TorchScript that `module` is or has hold in C++, where tensors of Python are copied to.
-
-    Raises:
-        RuntimeError: One was traced with a deferred tensor as a constant.
-    """
-    attributes = _Attributes(module)
+def scripts_of(module: torch.nn.Module) -> Scripts:
+    """What `module` is or has of TorchScript."""
+    attributes = _Attributes(module, _paths(module))
     for _ in attributes.tensors():
         pass
-    for name, inner in attributes.scripts:
-        for method in inner._method_names():
-            for node in inner._get_method(method).graph.findAllNodes("prim::Constant"):
-                is_tensor = node.hasAttribute("value") and node.kindOf("value") == "t"
-                if is_tensor and History.of(node.t("value")) is not None:
-                    raise RuntimeError(
-                        f"{name} cannot be made real in place: its trace has a deferred tensor of shape "
-                        f"{tuple(node.t('value').shape)} as a constant; make that a buffer, or trace after materialize"
-                    )
-    return attributes.scripted
+    return attributes.scripts
 
 
-def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, str, bool]]:
-    """Every tensor, under every name: name, tensor, kind, persistent."""
-    paths = list(_paths(module))
-    attributes = _Attributes(module)
+def named_tensors(
+    module: torch.nn.Module, scripts: Scripts | None = None
+) -> Iterator[tuple[str, torch.Tensor, str, bool]]:
+    """Every tensor, under every name: name, tensor, kind, persistent. `scripts` is as for `walk`."""
+    paths = _paths(module)
+    attributes = _Attributes(module, paths, scripts)
     for prefix, owner in paths:
         for name, parameter in owner._parameters.items():
             if parameter is not None:
@@ -150,24 +201,26 @@ def named_tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor, 
         yield name, tensor, "attribute", False
 
 
-def _paths(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+def _paths(module: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     """The registered modules in their order, with what the names of their tensors begin with."""
+    found: list[tuple[str, torch.nn.Module]] = []
     times: dict[int, int] = {}
     above: set[int] = set()
 
-    def visit(prefix: str, owner: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    def visit(prefix: str, owner: torch.nn.Module) -> None:
         key = id(owner)
         if key in above or times.get(key, 0) == _MOST_PATHS:
             return
         times[key] = times.get(key, 0) + 1
+        found.append((prefix, owner))
         above.add(key)
-        yield prefix, owner
         for name, child in owner._modules.items():
             if child is not None:
-                yield from visit(f"{prefix}{name}.", child)
+                visit(f"{prefix}{name}.", child)
         above.remove(key)
 
-    return visit("", module)
+    visit("", module)
+    return found
 
 
 class _Attributes:
@@ -175,15 +228,22 @@ class _Attributes:
 
     Nothing is called to find them: neither properties nor methods of what is looked into.
 
+    Args:
+        module: It.
+        paths: The modules registered in it, with their paths.
+        scripts: Where to note what there is of TorchScript.
+
     Attributes:
-        scripted: What modules of TorchScript hold, of those that were looked into.
-        scripts: Their names, and what they are in C++.
+        scripts: What there is of TorchScript, of what was looked into.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
-        self.scripted: list[Scripted] = []
-        self.scripts: list[tuple[str, Any]] = []
+    def __init__(
+        self, module: torch.nn.Module, paths: list[tuple[str, torch.nn.Module]], scripts: Scripts | None = None
+    ) -> None:
+        self.scripts = Scripts() if scripts is None else scripts
         self._module = module
+        self._paths = paths
+        self._slots: dict[type, list[tuple[str, Any]]] = {}
         self._seen: dict[int, object] = {}  # the objects, so that no two of them have one id
         self._with_gradients: list[tuple[str, torch.Tensor]] = []
 
@@ -194,7 +254,7 @@ class _Attributes:
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every one of them once, with the first path that leads to it."""
-        registered = [(prefix, owner) for prefix, owner in _paths(self._module) if self._is_new(owner)]
+        registered = [(prefix, owner) for prefix, owner in self._paths if self._is_new(owner)]
         for name, tensor in self._with_gradients:
             yield from self._gradient(name, tensor)
         for prefix, owner in registered:
@@ -212,7 +272,7 @@ class _Attributes:
     ) -> Iterator[tuple[str, torch.Tensor]]:
         for name, value in parts:
             kind = type(value)
-            if issubclass(kind, _LEAVES) and not hasattr(kind, "_fields"):
+            if kind in _PLAIN or (issubclass(kind, _LEAVES) and not hasattr(kind, "_fields")):
                 continue
             if depth < _MOST_DEPTH and self._is_new(value):
                 yield from self._in(prefix + name, value, depth + 1)
@@ -231,14 +291,31 @@ class _Attributes:
                         yield from self._in_all(start, _parts_of_module(owner), depth)
                         yield from self._in_script(start, owner)
         else:
-            yield from self._in_all(f"{name}.", _parts(value), depth)
+            yield from self._in_all(f"{name}.", _parts(value) + self._attributes(value), depth)
+
+    def _attributes(self, value: object) -> list[tuple[str, object]]:
+        try:
+            parts = list(object.__getattribute__(value, "__dict__").items())
+        except (AttributeError, TypeError):
+            parts = []
+        kind = type(value)
+        if kind not in self._slots:
+            self._slots[kind] = _slots_of(kind)
+        for name, member in self._slots[kind]:
+            try:
+                parts.append((name, member.__get__(value)))
+            except AttributeError:
+                continue
+        return [(name, part) for name, part in parts if isinstance(name, str)]
 
     def _in_script(self, prefix: str, owner: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+        if not isinstance(owner, torch.jit.ScriptModule):
+            return
         inner, concrete = vars(owner).get("_c"), vars(owner).get("_concrete_type")
-        if isinstance(owner, torch.jit.ScriptModule) and inner is not None and concrete is not None:
+        if inner is not None and concrete is not None:
             held = [Scripted(inner, name, inner.getattr(name)) for name in concrete.get_attributes()]
-            self.scripted += held
-            self.scripts.append((prefix.rstrip(".") or "the module", inner))
+            self.scripts.held.extend(held)
+            self.scripts.modules.append((prefix.rstrip(".") or "the module", inner))
             yield from self._in_all(prefix, [(each.name, each.value) for each in held], 0)
 
     def _gradient(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
@@ -251,6 +328,9 @@ def _parts_of_module(module: torch.nn.Module) -> list[tuple[str, object]]:
     """The attributes of a module that are not registered; hooks by their place, since their numbers are arbitrary."""
     parts: list[tuple[str, object]] = []
     for name, value in list(vars(module).items()):
+        kind = type(value)
+        if kind in _PLAIN or (kind in _CONTAINERS and not value and not (kind is OrderedDict and vars(value))):
+            continue  # nearly all of them: numbers, and dicts of hooks, of which there are none
         if name.endswith("_hooks") and issubclass(type(value), dict):
             parts += ((f"{name}.{n}", hook) for n, hook in enumerate(dict.values(value)))
         elif name not in _REGISTERED:
@@ -281,19 +361,15 @@ def _parts(value: Any) -> list[tuple[str, object]]:
         parts += [("func", value.func), ("args", value.args), ("keywords", value.keywords)]
     elif issubclass(kind, types.MethodType):
         parts.append(("self", value.__self__))
-    return parts + _attributes(value)
+    return parts
 
 
-def _attributes(value: object) -> list[tuple[str, object]]:
-    try:
-        parts = list(object.__getattribute__(value, "__dict__").items())
-    except (AttributeError, TypeError):
-        parts = []
-    for kind in type(value).__mro__:
-        for name, member in vars(kind).items():
-            if isinstance(member, types.MemberDescriptorType) and kind.__module__ != "builtins":
-                try:
-                    parts.append((name, member.__get__(value)))
-                except AttributeError:
-                    continue
-    return [(name, part) for name, part in parts if isinstance(name, str)]
+def _slots_of(kind: type) -> list[tuple[str, Any]]:
+    """The slots that a class and its bases declare, as names and descriptors."""
+    return [
+        (name, member)
+        for each in kind.__mro__
+        if each.__module__ != "builtins"
+        for name, member in vars(each).items()
+        if isinstance(member, types.MemberDescriptorType)
+    ]

@@ -13,6 +13,7 @@ from tritonparam.plan.boxes import as_box, box_in, box_of_box, meeting_pair, mee
 from tritonparam.plan.copy import CAST_DTYPES, Copy
 from tritonparam.plan.devices import MissingDeviceError, checked_device, named_device
 from tritonparam.plan.fill import RANDOM_DTYPES, Fill
+from tritonparam.plan.fill_columns import FillColumns
 from tritonparam.plan.huge_pages import ask_for_huge_pages
 from tritonparam.plan.memory import check_memory, check_strided, check_writable, is_deferred, overlap
 from tritonparam.plan.plan import Plan
@@ -25,6 +26,7 @@ __all__ = [
     "BoxSet",
     "Copy",
     "Fill",
+    "FillColumns",
     "MissingDeviceError",
     "Placement",
     "Plan",

@@ -54,18 +54,7 @@ class Fill:
         offsets: Sequence[int] | None = None,
     ) -> None:
         check_memory("out", out)
-        if not isinstance(law, _LAW_TYPES):
-            raise TypeError(f"law must be one of {sorted(LAWS)}, got {shown(law)}")
-        if type(law) is Constant:
-            if out.dtype == torch.complex128:
-                raise TypeError("out must not be complex128")
-            constant_tensor(law, out.dtype)
-        elif out.dtype not in RANDOM_DTYPES:
-            raise TypeError(
-                f"out must be of a dtype in {sorted(map(str, RANDOM_DTYPES))} for a {law.kind} law, got {out.dtype}"
-            )
-        elif type(law) is TruncatedNormal:
-            float32_bounds(law)  # are there any?
+        check_law(law, out.dtype)
         if type(key) is not int or not 0 <= key < 2**64:
             raise ValueError(f"key must be an int in [0, 2**64), got {shown(key)}")
         is_contiguous = out.is_contiguous()
@@ -86,6 +75,27 @@ class Fill:
     def __repr__(self) -> str:
         box = f"shape={self.shape}, offsets={self.offsets}"
         return f"Fill(out={tuple(self.out.shape)} {self.out.dtype}, law={self.law!r}, key={self.key:#x}, {box})"
+
+
+def check_law(law: Law, dtype: torch.dtype) -> None:
+    """Let laws pass that can fill tensors of `dtype`.
+
+    Raises:
+        TypeError: It is no law, or dtype is one that it cannot fill.
+        ValueError: It has no value in that dtype.
+    """
+    if not isinstance(law, _LAW_TYPES):
+        raise TypeError(f"law must be one of {sorted(LAWS)}, got {shown(law)}")
+    if type(law) is Constant:
+        if dtype == torch.complex128:
+            raise TypeError("out must not be complex128")
+        constant_tensor(law, dtype)
+    elif dtype not in RANDOM_DTYPES:
+        raise TypeError(
+            f"out must be of a dtype in {sorted(map(str, RANDOM_DTYPES))} for a {law.kind} law, got {dtype}"
+        )
+    elif type(law) is TruncatedNormal:
+        float32_bounds(law)  # are there any?
 
 
 def _check_box(shape: tuple[int, ...], offsets: tuple[int, ...], sizes: tuple[int, ...]) -> None:

@@ -61,10 +61,13 @@ def check_strided(argument: str, tensor: Any) -> None:
 
 
 def _is_within_storage(tensor: torch.Tensor) -> bool:
-    if not tensor.numel():
+    count = tensor.numel()
+    if not count:
         return True
-    last = tensor.storage_offset() + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return bool((last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes())
+    if not tensor.is_contiguous():
+        count = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    end = tensor.storage_offset() + count
+    return bool(end * tensor.element_size() <= tensor.untyped_storage().nbytes())
 
 
 def _check_class(argument: str, tensor: Any) -> None:

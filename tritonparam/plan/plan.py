@@ -6,7 +6,7 @@ values into a torch tensor of the box's shape, a `Copy` what another tensor has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -14,6 +14,7 @@ from tritonparam._arguments import entries
 from tritonparam.plan.backends import Backend, RunnablePlan, resolve_backend
 from tritonparam.plan.copy import Copy
 from tritonparam.plan.fill import Fill
+from tritonparam.plan.fill_columns import FillColumns
 
 __all__ = ["Copy", "Fill", "Plan"]
 
@@ -28,7 +29,8 @@ class Plan:
     reads its tables and does not keep them.
 
     Args:
-        operations: Fills and Copies.
+        operations: Fills and Copies; or `FillColumns`, whose fills are never made objects where the backend can do
+            without.
         backend: "triton", "numpy" or None for the device's own (CUDA: triton, CPU: numpy). It changes no value.
 
     Raises:
@@ -46,17 +48,14 @@ class Plan:
     """
 
     def __init__(self, operations: Iterable[Fill | Copy], backend: str | None = None) -> None:
-        wanted = entries("operations", operations, "an iterable of Fills and Copies")
-        self.operations: tuple[Fill | Copy, ...] = tuple(wanted)
-        groups: dict[torch.device, tuple[list[Fill], list[Copy]]] = {}
-        for operation in self.operations:
-            if not isinstance(operation, (Fill, Copy)):
-                raise TypeError(f"operations must hold Fill and Copy objects, got {type(operation).__name__[:100]}")
-            fills, copies = groups.setdefault(operation.out.device, ([], []))
-            if isinstance(operation, Fill):
-                fills.append(operation)
-            else:
-                copies.append(operation)
+        groups: dict[torch.device, tuple[list[Fill] | FillColumns, list[Copy]]]
+        self.operations: Sequence[Fill | Copy]
+        device = operations.device() if isinstance(operations, FillColumns) else None
+        if isinstance(operations, FillColumns) and device is not None:
+            self.operations, groups = operations, {device: (operations, [])}
+        else:
+            self.operations = tuple(entries("operations", operations, "an iterable of Fills and Copies"))
+            groups = _by_device(self.operations)
         chosen: list[tuple[Backend, torch.device]] = [(resolve_backend(device, backend), device) for device in groups]
         self._parts: list[RunnablePlan] = [module.prepare(*groups[device]) for module, device in chosen]
 
@@ -64,3 +63,16 @@ class Plan:
         """Write every element of every operation. On CUDA, returns before the device is done, as torch does."""
         for part in self._parts:
             part.run()
+
+
+def _by_device(operations: Iterable[Fill | Copy]) -> dict[torch.device, tuple[list[Fill] | FillColumns, list[Copy]]]:
+    groups: dict[torch.device, tuple[list[Fill], list[Copy]]] = {}
+    for operation in operations:
+        if not isinstance(operation, (Fill, Copy)):
+            raise TypeError(f"operations must hold Fill and Copy objects, got {type(operation).__name__[:100]}")
+        fills, copies = groups.setdefault(operation.out.device, ([], []))
+        if isinstance(operation, Fill):
+            fills.append(operation)
+        else:
+            copies.append(operation)
+    return {**groups}

@@ -218,7 +218,7 @@ class View:
 
     def fills(self, nbytes: int) -> bool:
         """Whether every element of a storage of `nbytes` is shown."""
-        return self.numel * self.dtype.itemsize == nbytes and self.axes() is not None
+        return self.numel * self.dtype.itemsize == nbytes and (self.row_major() or self.axes() is not None)
 
     def row_major(self) -> bool:
         """Whether the elements lie one after the other, in row-major order."""

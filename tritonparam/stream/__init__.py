@@ -11,7 +11,7 @@ from tritonparam._lazy import lazily
 from tritonparam.stream.constant import SIGNED_BY_WIDTH, constant_bits, constant_tensor
 from tritonparam.stream.generator import Generator, get_generator, get_seed, set_seed
 from tritonparam.stream.index import contiguous_start, flat_index
-from tritonparam.stream.key import STREAM_VERSION, derive_key
+from tritonparam.stream.key import STREAM_VERSION, derive_key, derive_keys
 from tritonparam.stream.law import (
     LAWS,
     Constant,
@@ -41,6 +41,7 @@ __all__ = [
     "constant_tensor",
     "contiguous_start",
     "derive_key",
+    "derive_keys",
     "flat_index",
     "float32_bounds",
     "get_generator",

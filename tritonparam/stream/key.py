@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tritonparam._arguments import got, shown
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 STREAM_VERSION = 1
 _PREFIX = b"tritonparam.v1"
@@ -30,10 +37,46 @@ def derive_key(seed: int, name: str, occurrence: int = 0) -> int:
         >>> hex(derive_key(0, "w"))
         '0xba050188b13cfbb3'
     """
+    return int.from_bytes(hashlib.blake2b(_head(seed, occurrence) + _text(name), digest_size=8).digest(), "little")
+
+
+def derive_keys(seed: int, names: Sequence[str], occurrences: Sequence[int]) -> npt.NDArray[np.uint64]:
+    """`derive_key` of many tensors with one seed: key n is that of name n and occurrence n.
+
+    Args:
+        seed: As for `derive_key`.
+        names, occurrences: Of one length.
+
+    Returns:
+        uint64 of shape [n].
+
+    Raises:
+        TypeError, ValueError: As for `derive_key`; or there is another number of names than of occurrences.
+
+    Examples:
+        >>> derive_keys(0, ["w", "w"], [0, 1]).tolist() == [derive_key(0, "w"), derive_key(0, "w", 1)]
+        True
+    """
+    if len(names) != len(occurrences):
+        raise ValueError(f"occurrences must be as many as the {len(names)} names, got {len(occurrences)}")
+    if {*map(type, occurrences)} != {int}:  # True and 1.0 are 1 to a set
+        for occurrence in occurrences:
+            _head(seed, occurrence)
+    heads = {occurrence: _head(seed, occurrence) for occurrence in {*occurrences}}
+    blake2b = hashlib.blake2b
+    digests = [
+        blake2b(heads[occurrence] + _text(name), digest_size=8).digest()
+        for name, occurrence in zip(names, occurrences, strict=True)
+    ]
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64, copy=False)
+
+
+def _head(seed: int, occurrence: int) -> bytes:
+    """What is hashed before the name."""
     try:
         if isinstance(seed, bool) or isinstance(occurrence, bool):
             raise struct.error
-        head = struct.pack("<QQ", seed, occurrence)
+        return _PREFIX + struct.pack("<QQ", seed, occurrence)
     except Exception:
         for argument, value in (("seed", seed), ("occurrence", occurrence)):
             if isinstance(value, bool) or not isinstance(value, int):
@@ -41,10 +84,13 @@ def derive_key(seed: int, name: str, occurrence: int = 0) -> int:
             if not 0 <= value < 2**64:
                 raise ValueError(f"{argument} must be in [0, 2**64), got {shown(value)}") from None
         raise
+
+
+def _text(name: str) -> bytes:
+    """The bytes of a name."""
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, {got(name)}")
     try:
-        text = name.encode()
+        return name.encode()
     except UnicodeEncodeError:
         raise ValueError(f"name must be encodable as UTF-8, got {shown(name)}") from None
-    return int.from_bytes(hashlib.blake2b(_PREFIX + head + text, digest_size=8).digest(), "little")

@@ -16,6 +16,7 @@ from tritonparam.plan.backends.missing import is_installed
 if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
     from tritonparam.plan.fill import Fill
+    from tritonparam.plan.fill_columns import FillColumns
 
 __all__ = ["BACKENDS", "Backend", "RunnablePlan", "resolve_backend"]
 
@@ -36,8 +37,11 @@ class Backend(Protocol):
     def check_device(self, device: torch.device) -> None:
         """Raise ValueError where it does not write to `device`."""
 
-    def prepare(self, fills: list[Fill], copies: list[Copy]) -> RunnablePlan:
-        """Check and lay out operations, all on one device; at least one."""
+    def prepare(self, fills: list[Fill] | FillColumns, copies: list[Copy]) -> RunnablePlan:
+        """Check and lay out operations, all on one device; at least one.
+
+        The fills are a list, or `FillColumns`, which is read like one.
+        """
 
 
 def resolve_backend(device: torch.device, name: str | None = None) -> Backend:

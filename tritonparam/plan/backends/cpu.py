@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +28,7 @@ _SMALL_PIECE = 2**14  # worth another thread
 class CpuPlan:
     """Operations, laid out: fills as boxes for the loops, copies as torch's own where that is right."""
 
-    def __init__(self, fills: list[Fill], copies: list[Copy]) -> None:
+    def __init__(self, fills: Sequence[Fill], copies: list[Copy]) -> None:
         # What deferred_init records has no memory yet; it takes note of torch's own operations.
         self._deferred = [each for each in fills if is_deferred(each.out)]
         fills = [each for each in fills if each.out.numel() and not is_deferred(each.out)]
@@ -58,7 +59,7 @@ class CpuPlan:
         share(-(-total // size), write, threads)
 
 
-def _rows(fills: list[Fill]) -> list[BoxRow]:
+def _rows(fills: Sequence[Fill]) -> list[BoxRow]:
     known: dict[tuple[str, torch.dtype], tuple[Maker, int]] = {}
     rows = []
     for each in fills:
@@ -127,6 +128,6 @@ def check_device(device: torch.device) -> None:
         raise ValueError(f"backend 'cpu' writes to the cpu only, got device {shown(str(device))}")
 
 
-def prepare(fills: list[Fill], copies: list[Copy]) -> CpuPlan:
+def prepare(fills: Sequence[Fill], copies: list[Copy]) -> CpuPlan:
     """Lay out operations for `run`."""
     return CpuPlan(fills, copies)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tritonparam.kernels.dtypes import DTYPES
 from tritonparam.kernels.fill import CHUNK, HEADER, KINDS, ROW
 from tritonparam.kernels.transforms import LEAD
+from tritonparam.plan.fill_columns import FillColumns, numbered_laws
 from tritonparam.stream import (
     Constant,
     Law,
@@ -54,24 +55,40 @@ class FillTable:
     strided: bool
 
 
-def build_fill_table(fills: list[Fill]) -> FillTable:
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """What the rows begin with, and of which laws they are; a start below 0 is that of a strided row."""
+
+    addresses: list[int]
+    keys: NDArray[np.uint64]
+    starts: list[int]
+    counts: list[int]
+    law_numbers: list[int]
+    laws: list[tuple[Law, torch.dtype]]
+
+
+def build_fill_table(fills: list[Fill] | FillColumns) -> FillTable:
     """Lay out `fills` for one launch; those without elements are left out.
 
     Column by column, since Python's time for each fill is all that a large plan costs.
     """
-    fills = [each for each in fills if each.out.numel()]
-    rows = len(fills)
+    columns = _columns_of(fills)
+    if not all(columns.counts):
+        fills = [each for each in fills if each.out.numel()]
+        columns = _columns_of(fills)
+    rows = len(columns.counts)
     if not rows:
         return FillTable(np.empty(0, np.int64), 0, 0, 0, 0, strided=False)
     table = np.zeros((rows, ROW), np.int64)
     address, flags, start, stop = table[:, 0], table[:, 2], table[:, 3], table[:, 4]
-    which, laws = _distinct_laws(fills)
+    which = np.array(columns.law_numbers, np.int64)
+    laws = np.array([_pack_law(*pair) for pair in columns.laws], np.uint64).view(np.int64).reshape(-1, 7)
     flags[:] = laws[which, 0]
     table[:, 6:11] = laws[which, 2:]
-    address[:] = [each.out.data_ptr() for each in fills]
-    table[:, 1] = np.array([each.key for each in fills], np.uint64).view(np.int64)
-    start[:] = [-1 if each.run_start is None else each.run_start for each in fills]
-    stop[:] = [each.out.numel() for each in fills]
+    address[:] = columns.addresses
+    table[:, 1] = columns.keys.view(np.int64)
+    start[:] = columns.starts
+    stop[:] = columns.counts
 
     strided = np.nonzero(start < 0)[0]
     start[strided] = 0
@@ -103,24 +120,26 @@ def _bits_of(codes: NDArray[np.int64]) -> int:
     return int(np.bitwise_or.reduce(np.int64(1) << codes))
 
 
-def _distinct_laws(fills: list[Fill]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each fill the row of its law and dtype in the second array: flags, itemsize, five columns of parameters."""
-    by_identity: dict[tuple[int, torch.dtype], int] = {}
-    by_value: dict[tuple[str, torch.dtype], int] = {}
-    laws: list[tuple[int, ...]] = []
-    which = []
-    for each in fills:
-        law, dtype = each.law, each.out.dtype
-        known = by_identity.get((id(law), dtype))
-        if known is None:
-            # By its text: -0.0 == 0.0 and 1 == True, but their bits differ.
-            known = by_value.setdefault((repr(law), dtype), len(laws))
-            if known == len(laws):
-                laws.append(_pack_law(law, dtype))
-            by_identity[id(law), dtype] = known
-        which.append(known)
-    packed = np.array(laws, np.uint64).view(np.int64).reshape(len(laws), 7)
-    return np.array(which, np.int64), packed
+def _columns_of(fills: list[Fill] | FillColumns) -> _Columns:
+    others = list(fills.others) if isinstance(fills, FillColumns) else fills
+    columns = _Columns(
+        [each.out.data_ptr() for each in others],
+        np.array([each.key for each in others], np.uint64),
+        [-1 if each.run_start is None else each.run_start for each in others],
+        [each.out.numel() for each in others],
+        *numbered_laws((each.law, each.out.dtype) for each in others),
+    )
+    if not isinstance(fills, FillColumns):
+        return columns
+    first = len(fills.laws)
+    return _Columns(
+        [*(out.data_ptr() for out in fills.outs), *columns.addresses],
+        np.concatenate([fills.keys, columns.keys]),
+        [0] * len(fills.outs) + columns.starts,
+        [*(out.numel() for out in fills.outs), *columns.counts],
+        [*fills.law_numbers, *(first + number for number in columns.law_numbers)],
+        [*fills.laws, *columns.laws],
+    )
 
 
 def _dimensions(each: Fill) -> list[int]:

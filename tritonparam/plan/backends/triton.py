@@ -13,6 +13,7 @@ from tritonparam.kernels.copy import copy
 from tritonparam.kernels.fill import fill, is_interpreted
 from tritonparam.plan.backends.copy_table import build_copy_table
 from tritonparam.plan.backends.fill_table import build_fill_table
+from tritonparam.plan.fill_columns import FillColumns
 
 if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 class TritonPlan:
     """Operations as two tables on their device, to be done in a launch each."""
 
-    def __init__(self, fills: list[Fill], copies: list[Copy]) -> None:
-        outs = [each.out for each in fills] + [each.out for each in copies]
+    def __init__(self, fills: list[Fill] | FillColumns, copies: list[Copy]) -> None:
+        outs = [*(fills.tensors() if isinstance(fills, FillColumns) else (each.out for each in fills))]
+        outs += [each.out for each in copies]
         self._device = outs[0].device
         self._counted = [each for each in outs if not each.is_inference()]
         # Their memory must outlive the tables, also if a tensor is given other storage meanwhile.
@@ -73,6 +75,6 @@ def check_device(device: torch.device) -> None:
         raise ValueError(f"backend 'triton' writes to cuda devices only, got device {shown(str(device))}")
 
 
-def prepare(fills: list[Fill], copies: list[Copy]) -> TritonPlan:
+def prepare(fills: list[Fill] | FillColumns, copies: list[Copy]) -> TritonPlan:
     """Lay out operations, all on one device, for `run`."""
     return TritonPlan(fills, copies)
