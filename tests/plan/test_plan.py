@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritonparam import Constant, Fill, Law, Normal, Plan, TruncatedNormal, Uniform
+from tritonparam.plan.backends import missing
 from tritonparam.stream.reference.fill import values_at
 
 LAWS = st.sampled_from(
@@ -203,10 +204,34 @@ def test_backends_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     fill = Fill(torch.full((3,), 7.0), Normal())
     with pytest.raises(ValueError, match=r"backend must be one of \('triton', 'cpu', 'numpy'\), got 'cupy'"):
         Plan([fill], "cupy")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("tritonparam.plan.backends.is_installed", lambda name: False)
     with pytest.raises(ImportError, match="backend 'triton' needs the package triton: pip install triton"):
         Plan([fill], "triton")
+    with pytest.raises(ImportError, match=r"backend 'cpu' needs the package numba: pip install 'tritonparam\[cpu\]'"):
+        Plan([fill], "cpu")
     assert (fill.out == 7.0).all()
+
+
+def test_without_numba_the_definition_writes_and_says_once_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("numba")
+    got, want = torch.empty(3, 5), torch.empty(3, 5)
+    Plan([Fill(want, Normal(), 1)], "cpu").run()
+    monkeypatch.setattr("tritonparam.plan.backends.is_installed", lambda name: name != "numba")
+    monkeypatch.setattr(missing, "is_installed", lambda name: name != "numba")
+    missing._tell.cache_clear()
+    plan = Plan([Fill(got, Normal(), 1)])
+    plan.run()
+    assert torch.equal(got, want)
+    assert caplog.messages == []  # it was quick
+    monkeypatch.setattr(missing, "_SLOW_FROM", 15)
+    plan.run()
+    plan.run()
+    Plan([Fill(got, Constant(1.0))]).run()
+    assert caplog.messages == [
+        "NumPy makes the values, which is slow: pip install 'tritonparam[cpu]' for compiled loops"
+    ]
 
 
 def test_compiled_kernels_refuse_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
