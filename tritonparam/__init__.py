@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tritonparam._interrupt import quiet_interrupt
+from tritonparam._program import begin
 
+begin()
 with quiet_interrupt():  # torch takes seconds
     from tritonparam import dtype, initializer
     from tritonparam._lazy import lazily
@@ -67,6 +69,7 @@ __all__ = [
     "set_seed",
 ]
 
+del begin
 __getattr__, __dir__ = lazily(
     __name__,
     dict.fromkeys(("Ledger", "declarations", "deferred_init", "ledger", "materialize"), "module")

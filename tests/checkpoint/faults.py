@@ -29,7 +29,9 @@ OLD, NEW = torch.ones(6), torch.arange(6.0)
 WHOLE = torch.arange(12.0).reshape(4, 3)
 KILL, BEFORE, AFTER, FULL = "kill", "interrupt before", "interrupt after", "full disk"
 LINE = "interrupt at a line"  # of these files
-TRACED = tuple(f"/{name}.py" for name in ("writing", "places", "partial_folder", "assembly", "saving", "workspace"))
+TRACED = tuple(
+    f"/{name}.py" for name in ("writing", "places", "partial_folder", "assembly", "saving", "workspace", "making")
+)
 LINES = 7  # of so many, one is tried
 OPERATIONS = ("mkdir", "rmdir", "unlink", "remove", "rename", "replace", "write", "fsync", "chmod", "chown", "open")
 TAKE_SPACE = ("mkdir", "write", "fsync", "open", "builtins.open")

@@ -57,7 +57,7 @@ def test_a_model_larger_than_memory_is_one_line(run: Run, tmp_path: Path) -> Non
     (tmp_path / "c.json").write_text(json.dumps(config | {"vocab_size": 10**12}))
     code, out, err = run("init", tmp_path / "c.json", "--out", tmp_path / "m", "--device", "cpu")
     assert (code, out) == (1, "")
-    assert err == "error: out of memory; a smaller --max-shard-size needs less, down to the largest tensor\n"
+    assert err == "error: out of memory; tensors that have to be replayed are held whole, one after the other\n"
     assert not (tmp_path / "m").exists()
 
 

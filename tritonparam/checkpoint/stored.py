@@ -176,11 +176,11 @@ class Checkpoint:
         self.unreadable |= header.unreadable
         for name, extent in header.extents.items():
             dtype, sizes, start = extent
-            offsets, ends, shape = (0,) * len(sizes), sizes, None
+            box, ends, shape = Box.whole(sizes), sizes, None
             if sharding is not None:
                 offsets, shape = _offsets_and_shape(file, name, extent, sharding)
-                ends = tuple(map(operator.add, offsets, sizes))
-            saved = SavedBox(file, Box(offsets, sizes), header.begin + start)
+                box, ends = Box(offsets, sizes), tuple(map(operator.add, offsets, sizes))
+            saved = SavedBox(file, box, header.begin + start)
             tensor = self.tensors.get(name)
             if tensor is None:
                 self.tensors[name] = StoredTensor(name, dtype, ends, [saved])

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from tritonparam._interrupt import EXIT_CODE, INTERRUPTED
+from tritonparam._program import ending, imported
 from tritonparam._version import __version__
 
 app = typer.Typer(
@@ -104,8 +105,8 @@ def init(
 ) -> None:
     """Write the freshly initialized checkpoint of SPEC: sharded safetensors, its config, and a record to repeat it.
 
-    Memory holds one shard at a time. A run that was cut short continues when it is started again; DIR appears only when
-    all of it is there.
+    Memory holds a few megabytes at a time; only tensors that have to be replayed are held whole, one after the other.
+    A run that was cut short continues when it is started again; DIR appears only when all of it is there.
     """
     from tritonparam.checkpoint import ProgressBar, check_target, parse_dtype, parse_size
     from tritonparam.cli.init import check_device, prepare, print_report, print_written, write_checkpoint, written_json
@@ -115,6 +116,7 @@ def init(
     chosen = None if dtype is None else parse_dtype(dtype, "--dtype")
     where = check_device(device, backend)
     job = prepare(spec, target=target, seed=seed, dtype=chosen, max_shard_size=size)
+    imported()
     with ProgressBar("writing", job.nbytes, quiet=as_json) as progress:
         written = write_checkpoint(
             job, out, device=where, backend=backend, overwrite=overwrite, progress=progress.advance
@@ -148,6 +150,7 @@ def inspect(
         from tritonparam.cli.inspect import check_plot, plot_inspection
 
         check_plot(plot)
+    imported()
     with ProgressBar("reading", stored_bytes(folder), quiet=as_json) as progress:
         inspection = inspect_checkpoint(folder, progress.advance)
     if as_json:
@@ -162,6 +165,15 @@ def inspect(
 
 def main() -> None:
     """Run the command line: exit 0, or one line on standard error and exit 2 for a usage error, 1 for any other."""
+    try:
+        _run()
+    except SystemExit as error:
+        if isinstance(error.code, int):
+            ending(error.code)
+        raise
+
+
+def _run() -> None:
     debug = "--debug" in sys.argv[1:]
     try:
         code = app(standalone_mode=False)
@@ -189,7 +201,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 1
     # torch has no type of its own for the memory of a host.
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
-        return "out of memory; a smaller --max-shard-size needs less, down to the largest tensor", 1
+        return "out of memory; tensors that have to be replayed are held whole, one after the other", 1
     return f"{type(error).__name__}: {error}; --debug shows where", 1
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from tritonparam.plan import ask_for_huge_pages, is_deferred
 from tritonparam.tensor import empty
 
 ALIGNMENT = 256  # bytes
+_slice: Callable[[Any, Any], Any] = torch._C.StorageBase.__getitem__  # type: ignore[misc]
 
 
 def clone_buffer(wanted: Sequence[tuple[tuple[int, ...], DType]], device: torch.device) -> list[torch.Tensor]:
@@ -40,12 +42,14 @@ def clone_buffer(wanted: Sequence[tuple[tuple[int, ...], DType]], device: torch.
     starts = list(itertools.accumulate((-(-size // ALIGNMENT) * ALIGNMENT for size in sizes), initial=0))
     with torch.inference_mode(False):
         buffer = ask_for_huge_pages(torch.empty(starts[-1] + ALIGNMENT - 1, dtype=torch.uint8, device=device))
-        if is_deferred(buffer):
+        if buffer.is_meta or is_deferred(buffer):
             return [empty(shape, dtype, device) for shape, dtype in wanted]
         first, whole = -buffer.data_ptr() % ALIGNMENT, buffer.untyped_storage()
-        # A slice of a storage is a storage of these bytes alone, and keeps the whole alive.
+        blanks = {dtype: torch.empty(0, dtype=dtype.torch, device=device) for _, dtype in wanted}
+        # A slice of a storage is a storage of these bytes alone, and keeps the whole alive. (Asked for by the base of
+        # the class, which torch's own `__getitem__` calls too, at a third of the time.)
         return [
-            torch.empty(0, dtype=dtype.torch, device=device).set_(whole[start : start + size], 0, shape)  # type: ignore[call-overload]
+            blanks[dtype].new_empty(0).set_(_slice(whole, slice(start, start + size)), 0, shape)  # type: ignore[call-overload]
             if size
             else empty(shape, dtype, device)
             for start, size, (shape, dtype) in zip((first + each for each in starts), sizes, wanted, strict=False)

@@ -92,8 +92,10 @@ class Parameter(Attributes):
     def _like(self, name: str) -> Parameter:
         """A parameter of this one's flags that has nothing yet; `_start` comes next."""
         other, mine = Parameter.__new__(Parameter), self.__dict__
-        other.__dict__.update({flag: mine[flag] for flag in _CLONED})  # each was checked when it was set
-        other._name, other._requires_grad, other._cache_shape = name, self.requires_grad, list(self._cache_shape)
+        state = other.__dict__
+        for flag in _CLONED:  # each was checked when it was set
+            state[flag] = mine[flag]
+        state["_name"], state["_requires_grad"], state["_cache_shape"] = name, self.requires_grad, [*self._cache_shape]
         return other
 
     @property

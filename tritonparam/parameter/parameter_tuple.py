@@ -100,10 +100,15 @@ class ParameterTuple(tuple[Parameter, ...]):
             ['Float64', 'Float64']
         """
         before = checked_prefix(prefix)
-        distinct = {id(member): (member, checked_name(f"{before}.{member.name}")) for member in self}
-        for member, name in distinct.values():
-            if member.cache_enable and not name.endswith(TABLE):
-                raise RuntimeError(f"cache_enable must be False unless the name ends in {TABLE!r}, got {shown(name)}")
-        made = {key: (member, member._like(name)) for key, (member, name) in distinct.items()}
+        names: dict[int, tuple[Parameter, str]] = {}
+        for member in self:
+            if id(member) not in names:
+                name = checked_name(f"{before}.{member._name}")
+                if member.cache_enable and not name.endswith(TABLE):
+                    raise RuntimeError(
+                        f"cache_enable must be False unless the name ends in {TABLE!r}, got {shown(name)}"
+                    )
+                names[id(member)] = member, name
+        made = {key: (member, member._like(name)) for key, (member, name) in names.items()}
         fill_clones(made.values(), init, dtype)
         return ParameterTuple(made[id(member)][1] for member in self)

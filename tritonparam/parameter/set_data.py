@@ -233,10 +233,19 @@ def incoming_box(argument: str, data: Any, owner: Attributes, box: Box) -> Value
     return _taken(argument, values, owner.dtype)
 
 
-def cloned_data(init: Any, owner: Attributes, own: DType, dtype: DType) -> Values:
-    """What a clone, of dtype `dtype`, of the parameter `owner`, of dtype `own`, is made of by `init`."""
+def check_cast(own: DType, dtype: DType) -> None:
+    """Refuse a clone of dtype `dtype` of a parameter of dtype `own` that would lose what it is.
+
+    Raises:
+        TypeError: It would.
+    """
     if not casts(own, dtype):
         raise TypeError(f"dtype must be a float or a dtype that {own} goes into, got {dtype}")
+
+
+def cloned_data(init: Any, owner: Attributes, own: DType, dtype: DType) -> Values:
+    """What a clone, of dtype `dtype`, of the parameter `owner`, of dtype `own`, is made of by `init`."""
+    check_cast(own, dtype)
     if isinstance(init, str) and init == "same":
         return Values(owner if owner.has_init else owner.torch.resolve_neg())
     if not isinstance(init, Tensor):

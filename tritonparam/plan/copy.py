@@ -9,19 +9,13 @@ import torch
 
 from tritonparam._arguments import got, shown
 from tritonparam.plan.arrays import view_of_array
-from tritonparam.plan.memory import check_memory, check_writable, overlap
+from tritonparam.plan.memory import REAL_DTYPES, check_memory, check_writable, overlap
 from tritonparam.plan.views import Box
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-CAST_DTYPES = frozenset(
-    (
-        *(torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2),
-        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.bool),
-        *(torch.uint64, torch.uint32, torch.uint16, torch.uint8),
-    )
-)
+CAST_DTYPES = REAL_DTYPES
 
 
 class Copy:
@@ -84,6 +78,13 @@ class Copy:
         copy = cls.__new__(cls)
         copy.out, copy.source, copy.backwards = out, _readable(source, out), ()
         _check_shapes(out, copy.source)
+        return copy
+
+    @classmethod
+    def _checked(cls, out: torch.Tensor, source: torch.Tensor) -> Copy:
+        """A Copy for one plan, run without gradients, of which the caller has checked what `_into_new` checks."""
+        copy = cls.__new__(cls)
+        copy.out, copy.source, copy.backwards = out, source, ()
         return copy
 
     def __repr__(self) -> str:

@@ -15,6 +15,13 @@ _PAGE = 4096  # bytes
 # What `numpy.shares_memory` may spend on one pair: enough for boxes of one tensor, whatever its rank.
 _MAX_WORK = 10_000
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+REAL_DTYPES = frozenset(
+    (
+        *(torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.bool),
+        *(torch.uint64, torch.uint32, torch.uint16, torch.uint8),
+    )
+)
 
 
 def check_memory(argument: str, tensor: Any) -> torch.Tensor:
@@ -27,6 +34,9 @@ def check_memory(argument: str, tensor: Any) -> torch.Tensor:
     """
     if type(tensor) not in _PLAIN:
         _check_class(argument, tensor)
+    elif tensor.dtype in REAL_DTYPES and _is_a_run(tensor):
+        plain: torch.Tensor = tensor  # as nearly always, and this is asked of every tensor
+        return plain
     if tensor.is_nested:
         check_strided(argument, tensor)
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
@@ -40,6 +50,15 @@ def check_memory(argument: str, tensor: Any) -> torch.Tensor:
         raise ValueError(f"{argument} must not be a conjugate or negative view: resolve_conj and resolve_neg copy it")
     checked: torch.Tensor = tensor
     return checked
+
+
+def _is_a_run(tensor: torch.Tensor) -> bool:
+    """Whether it is strided and contiguous, and within a storage that has memory; of these dtypes, that is enough."""
+    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_meta or tensor.is_neg():
+        return False
+    storage = tensor.untyped_storage()
+    last = tensor.storage_offset() * tensor.element_size() + tensor.nbytes
+    return tensor.is_contiguous() and last <= storage.nbytes()
 
 
 def check_strided(argument: str, tensor: Any) -> None:
@@ -80,6 +99,8 @@ def _check_class(argument: str, tensor: Any) -> None:
 
 def is_deferred(tensor: torch.Tensor) -> bool:
     """Whether it has elements but no memory, and does not say so: it was made inside `deferred_init`."""
+    if not torch._C._len_torch_function_stack() and type(tensor) in _PLAIN:
+        return False  # outside of every such block, and of all others that change what tensors say
     says_so = tensor.is_meta
     with torch._C.DisableTorchFunction():
         return bool(tensor.numel()) and tensor.is_meta and not says_so

@@ -52,7 +52,15 @@ class Box:
             TypeError: shape holds anything but ints.
         """
         sizes = integers("shape", shape)
-        return cls((0,) * len(sizes), sizes)
+        return cls._of_ints((0,) * len(sizes), sizes)
+
+    @classmethod
+    def _of_ints(cls, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> Box:
+        """The box of two tuples of one length that hold ints and nothing else."""
+        box = cls.__new__(cls)
+        object.__setattr__(box, "offsets", offsets)
+        object.__setattr__(box, "sizes", sizes)
+        return box
 
     def lies_in(self, shape: Sequence[int]) -> bool:
         """Whether it is a box of a tensor of `shape`.

@@ -53,9 +53,11 @@ def check_landing(real: Iterable[tuple[Slot, torch.Tensor]], files: Iterable[Pat
     by_device: dict[torch.device, list[_Span]] = {}
     for slot, values in real:
         if values.numel():
-            steps = sum((size - 1) * stride for size, stride in zip(values.shape, values.stride(), strict=True))
-            end = values.data_ptr() + (steps + 1) * values.element_size()
-            by_device.setdefault(values.device, []).append(_Span(values.data_ptr(), end, slot, values))
+            start, nbytes = values.data_ptr(), values.nbytes
+            if not values.is_contiguous():
+                steps = sum((size - 1) * stride for size, stride in zip(values.shape, values.stride(), strict=True))
+                nbytes = (steps + 1) * values.element_size()
+            by_device.setdefault(values.device, []).append(_Span(start, start + nbytes, slot, values))
     for spans in by_device.values():
         spans.sort(key=lambda each: each[:2])
         for cluster in _clusters(spans):

@@ -136,14 +136,17 @@ class Match:
         Raises:
             ValueError: One cannot be written to.
         """
-        firsts: dict[object, Slot] = {}
+        starts: dict[int, tuple[Slot, torch.Tensor]] = {}  # by address, at which there is hardly ever another
+        views: dict[object, Slot] = {}  # where there is
         kept = []
         for slot, values in real:
             _check_writable(slot, values)
             if slot in self._followers:
                 continue
-            view = (values.device, values.data_ptr(), values.shape, values.stride(), values.dtype, slot.shape, slot.box)
-            first = firsts.setdefault(view, slot) if values.numel() else slot
+            first, other = starts.setdefault(values.data_ptr(), (slot, values)) if values.numel() else (slot, values)
+            if first is not slot:
+                views.setdefault(_view(first, other), first)
+                first = views.setdefault(_view(slot, values), slot)
             if first is slot:
                 kept.append((slot, values))
             else:
@@ -179,13 +182,14 @@ class Match:
                 "those of the first name are taken"
             )
 
-    def moves(self, outs: Iterable[tuple[Slot, torch.Tensor]]) -> list[Move]:
-        """What copies the values of each tensor, or of its box, to where they go."""
+    def moves(self, outs: Iterable[tuple[Slot, torch.Tensor]], checked: bool = False) -> list[Move]:
+        """What copies the values of each tensor, or of its box, to where they go; `written` has `checked` these."""
         moves = []
         for slot, out in outs:
             if slot in self._followers:
                 continue
-            _check_writable(slot, out)
+            if not checked:
+                _check_writable(slot, out)
             tensor = self.found[slot]
             for saved, box in tensor.parts(slot.box):
                 source = self._stored.view(tensor, saved, box)
@@ -196,6 +200,11 @@ class Match:
         """What became of which tensor, once all is done."""
         loaded, drawn, kept = (tuple(slot.name for slot in slots) for slots in (self.found, self.drawn, self._kept))
         return LoadReport(loaded, drawn, kept, self._unexpected, tuple(self._conflicting))
+
+
+def _view(slot: Slot, values: torch.Tensor) -> object:
+    """Which elements of which memory `values` are, as which box of a whole."""
+    return values.device, values.data_ptr(), values.shape, values.stride(), values.dtype, slot.shape, slot.box
 
 
 def _check_writable(slot: Slot, values: torch.Tensor) -> None:

@@ -59,10 +59,23 @@ class Job:
             identity["versions"] = versions()
         return identity
 
-    def fills(self, entry: Entry, out: torch.Tensor) -> list[Fill]:
-        """The operations that write `entry` into `out`; none where it has to be replayed."""
+    def fills(self, entry: Entry, out: torch.Tensor, within: Box | None = None) -> list[Fill]:
+        """The operations that write `entry` into `out`; none where it has to be replayed.
+
+        Args:
+            entry: One of `entries`.
+            out: Row-major memory of the shape of `entry`, or of `within`.
+            within: The box of `entry` that is written, where it has no origins; None for all of it.
+        """
         key = derive_key(self.seed, entry.name)
-        return [_fill(entry, box, origin, key, out) for box, origin in entry.boxes()]
+        if within is None:
+            return [_fill(entry, box, origin, key, out) for box, origin in entry.boxes()]
+        fills = []
+        for law in entry.laws or ():
+            box = within.meet(Box(law.offsets, law.sizes))
+            if box is not None:
+                fills.append(Fill(box.within(within).of(out), law.law, key, entry.shape, box.offsets))
+        return fills
 
 
 def _fill(entry: Entry, box: BoxLaw, origin: Origin | None, key: int, out: torch.Tensor) -> Fill:

@@ -1,12 +1,9 @@
-"""Streaming a checkpoint to disk: one shard in memory at a time, resumable, never half a checkpoint under its name."""
+"""Streaming a checkpoint to disk: a few pieces in memory at a time, resumable, never half of it under its name."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,34 +13,19 @@ from tritonparam.checkpoint import (
     INDEX_NAME,
     RECORD_NAME,
     CheckpointError,
-    Extent,
     UsageError,
     encode_header,
-    in_groups,
     index_text,
-    lay_out,
-    shard_names,
     write_file,
 )
 from tritonparam.cli.init.job import Job
+from tritonparam.cli.init.making import Making
+from tritonparam.cli.init.pieces import Shard, split
 from tritonparam.cli.init.workspace import Workspace
-from tritonparam.cli.record import Entry, checkpoint_digest, record_text
-from tritonparam.plan import Fill, MissingDeviceError, Plan, checked_device, cut_boxes
+from tritonparam.cli.record import checkpoint_digest, record_text
+from tritonparam.plan import MissingDeviceError, checked_device
 
-PIECE = 1 << 21  # elements: some tenths of a second on a host
 Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file of a checkpoint: its name and its tensors."""
-
-    name: str
-    entries: tuple[Entry, ...]
-
-    def extents(self) -> dict[str, Extent]:
-        """Where its tensors lie in it."""
-        return lay_out({entry.name: (entry.dtype, entry.shape) for entry in self.entries})
 
 
 @dataclass(frozen=True)
@@ -74,12 +56,6 @@ class Written:
         return self.nbytes / max(self.seconds, 1e-9) / 1e9
 
 
-def split(entries: tuple[Entry, ...], max_size: int) -> list[Shard]:
-    """Distribute `entries`, in order, over files of at most `max_size` bytes; a larger tensor gets its own."""
-    groups = in_groups(entries, max_size)
-    return [Shard(name, tuple(group)) for name, group in zip(shard_names(len(groups)), groups, strict=True)]
-
-
 def write_checkpoint(
     job: Job,
     out: Path,
@@ -101,7 +77,7 @@ def write_checkpoint(
         device: Where the values are computed. It changes none of them.
         backend: Who computes them; the device's own where None. It changes none of them.
         overwrite: Replace the checkpoint that `out` is now, and discard the unfinished run of another job.
-        progress: Called with the number of bytes of each piece computed (on a CPU) or written (elsewhere).
+        progress: Called with the number of bytes of each piece that has been written.
 
     Raises:
         UsageError: `out` exists, or an unfinished run of another job is in its place, and `overwrite` is False; another
@@ -117,20 +93,24 @@ def write_checkpoint(
     reused = 0
     with Workspace(out, overwrite) as workspace:
         workspace.open(job.identity(), names)
+        todo = []
         for shard in shards:
             found = workspace.finished(shard.name, shard.extents())
             if found is None:
-                found = _write_shard(job, shard, workspace, device, backend, progress)
-            else:
-                reused += 1
-                if progress is not None:
-                    progress(sum(entry.nbytes for entry in shard.entries))
-            try:
-                _compare(job, found)
-            except CheckpointError:
-                workspace.discard(free=True)  # no run of this job could go on with it
-                raise
+                todo.append(shard)
+                continue
+            reused += 1
+            if progress is not None:
+                progress(shard.nbytes)
+            _compare(job, found, workspace)
             digests |= found
+        with Making(job, todo, device, backend) as making:
+            for shard in todo:
+                write_file(workspace.folder / shard.name, _parts(shard, making, progress))
+                made = making.digests(shard)
+                workspace.mark_finished(shard.name, made)
+                _compare(job, made, workspace)
+                digests |= made
         _write_companions(job, shards, digests, workspace.folder)
         workspace.publish(names)
     digest = checkpoint_digest({entry.name: (entry.dtype, entry.shape) for entry in job.entries}, digests)
@@ -154,63 +134,20 @@ def _names(job: Job, shards: list[Shard]) -> list[str]:
     return names
 
 
-def _write_shard(
-    job: Job, shard: Shard, workspace: Workspace, device: torch.device, backend: str | None, progress: Progress | None
-) -> dict[str, str]:
-    """Compute one shard, write it and return the digests of its tensors."""
-    extents = shard.extents()
-    buffer = torch.empty(sum(extent.nbytes for extent in extents.values()), dtype=torch.uint8, device=device)
-    # What takes the time is to compute on a host, and to write what a GPU has computed.
-    computed, stored = (progress, None) if device.type == "cpu" else (None, progress)
-    _compute(job, shard, extents, buffer, backend, computed)
-    data = buffer.cpu().numpy().data
-    views = {name: data[extent.start : extent.start + extent.nbytes] for name, extent in extents.items()}
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        hashed = pool.map(lambda view: hashlib.sha256(view).hexdigest(), views.values())
-        write_file(workspace.folder / shard.name, [encode_header(extents), data], stored)
-        digests = dict(zip(views, hashed, strict=True))
-    workspace.mark_finished(shard.name, digests)
-    return digests
+def _parts(shard: Shard, making: Making, progress: Progress | None) -> Iterator[bytes | memoryview]:
+    """The bytes of a file, in order."""
+    yield encode_header(shard.extents())
+    for part in making.parts(shard):
+        yield part
+        if progress is not None:
+            progress(len(part))
 
 
-def _compute(
-    job: Job,
-    shard: Shard,
-    extents: dict[str, Extent],
-    buffer: torch.Tensor,
-    backend: str | None,
-    progress: Progress | None,
-) -> None:
-    """Write the values of one shard into `buffer`: tensors with laws in one plan, or step by step to show progress."""
-    outs = {}
-    for entry in shard.entries:
-        extent = extents[entry.name]
-        outs[entry.name] = buffer[extent.start : extent.start + extent.nbytes].view(entry.dtype).view(entry.shape)
-    fills = [fill for entry in shard.entries for fill in job.fills(entry, outs[entry.name])]
-    if progress is None:
-        Plan(fills, backend).run()
-    else:
-        for part in (part for fill in fills for part in _parts(fill)):
-            Plan([part], backend).run()
-            progress(part.out.nbytes)
-    for entry in shard.entries:
-        if entry.laws is None:
-            outs[entry.name].copy_(job.replays[entry.name].replay(job.seed, buffer.device))
-            if progress is not None:
-                progress(entry.nbytes)
-
-
-def _parts(fill: Fill) -> Iterator[Fill]:
-    """`fill` as fills of at most PIECE elements each."""
-    for box in cut_boxes(fill.out.shape, PIECE):
-        offsets = [offset + first for offset, first in zip(fill.offsets, box.offsets, strict=True)]
-        yield Fill(box.of(fill.out), fill.law, fill.key, fill.shape, offsets)
-
-
-def _compare(job: Job, digests: dict[str, str]) -> None:
+def _compare(job: Job, digests: dict[str, str], workspace: Workspace) -> None:
     """Hold `digests` against those that a record promises."""
     different = [name for name, digest in digests.items() if job.expected and job.expected.get(name) != digest]
     if different:
+        workspace.discard(free=True)  # no run of this job could go on with it
         names = ", ".join(different[:3]) + (" and others" if len(different) > 3 else "")
         raise CheckpointError(f"{names}: other bytes than the record promises; it was made with other versions")
 

@@ -26,15 +26,18 @@ class HostCopies:
         self._sources: list[torch.Tensor] = []
         self._by_chunks: list[Copy] = []
         for copy in copies:
-            if not copy.out.numel():
+            out, source = copy.out, copy.source
+            if not out.numel():
                 continue
+            dtype, before = out.dtype, source.dtype
             # deferred_init takes note of a copy_ and of no _foreach_copy_.
-            if copy.backwards or _may_leave_torch(copy.source.dtype, copy.out.dtype) or is_deferred(copy.out):
+            if copy.backwards or (dtype != before and _may_leave_torch(before, dtype)) or is_deferred(out):
                 self._by_chunks.append(copy)
-            else:
+                continue
+            if dtype == before == torch.bool:
                 out, source = _sides(copy)
-                self._outs.append(out)
-                self._sources.append(source)
+            self._outs.append(out)
+            self._sources.append(source)
 
     def run(self) -> None:
         """Copy everything."""
