@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -23,6 +23,10 @@ PROVIDERS = {
     "cuda": ("tritonparam triton", "tritonparam triton, plan built too", "torch", PLAIN_FILL),
 }
 ONE_TENSOR_BYTES = {"cpu": 2**27, "cuda": 2**30}
+# How the tensors of a case lie in the global ones, or in memory; a column shard is one of so many.
+LAYOUTS = WHOLE, COLUMN_SHARD, CHANNELS_LAST = "whole", "column shard", "channels_last"
+SHARDS, SHARD_COLUMNS = 8, 1024
+STRIDED_OPS = ("uniform", "normal")
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -38,6 +42,7 @@ class Case:
         shapes: The tensors that are filled, all of them in one run.
         dtype: A key of DTYPES.
         threads: How many threads torch may use on the host.
+        layout: One of LAYOUTS.
     """
 
     op: str
@@ -46,6 +51,7 @@ class Case:
     shapes: Shapes
     dtype: str
     threads: int
+    layout: str = field(default=WHOLE, kw_only=True)
 
     @property
     def elements(self) -> int:
@@ -66,6 +72,18 @@ class Case:
     def ceiling(self) -> str:
         """Whose time a run is held against."""
         return PLAIN_FILL
+
+    def place(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The global shape, and the offsets in it, of a tensor of `shape`: of column shards the last but one.
+
+        Examples:
+            >>> Case("ones", PLAIN_FILL, "a shard", ((3, 4),), "float32", 1, layout=COLUMN_SHARD).place((3, 4))
+            ((3, 32), (0, 24))
+        """
+        if self.layout != COLUMN_SHARD:
+            return shape, (0,) * len(shape)
+        *rows, columns = shape
+        return (*rows, SHARDS * columns), (*(0 for _ in rows), (SHARDS - 2) * columns)
 
     def __str__(self) -> str:
         return f"{self.op}, {self.dtype}, {self.workload}, {self.threads} threads, {self.provider}"
@@ -100,8 +118,9 @@ def cases(device: str, quick: bool = False) -> list[Case]:
     """All cases of a device; those that are compared side by side are neighbours.
 
     On CUDA a model of 7e9 parameters is timed too. On a CPU the one tensor is timed with one thread and with torch's
-    own number of threads, the model with the latter. The NumPy definition uses one thread whatever torch may use, so it
-    is not timed on the one tensor twice.
+    own number of threads, all else with the latter. The NumPy definition uses one thread whatever torch may use, so it
+    is not timed on the one tensor twice. Two ops are timed on a column shard, as tensor parallelism has it, and on the
+    weight of a convolution in channels_last; both have about the bytes of the one tensor.
 
     Args:
         device: "cpu" or "cuda".
@@ -127,4 +146,18 @@ def cases(device: str, quick: bool = False) -> list[Case]:
             for op in LAWS
             for maker in timed
         ]
+        chosen += [
+            Case(op, maker, f"{layout} of {nbytes // 2**20} MiB", (shape,), dtype, threads, layout=layout)
+            for layout, shape in _strided_shapes(nbytes // kind.itemsize).items()
+            for op in STRIDED_OPS
+            for maker in makers
+        ]
     return chosen
+
+
+def _strided_shapes(elements: int) -> dict[str, tuple[int, ...]]:
+    channels = 512
+    return {
+        COLUMN_SHARD: (elements // SHARD_COLUMNS, SHARD_COLUMNS),
+        CHANNELS_LAST: (elements // (channels * 9), channels, 3, 3),
+    }

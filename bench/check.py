@@ -8,11 +8,11 @@ from math import erf, exp, pi, sqrt
 
 import torch
 
-from bench.cases import LAWS, Case
+from bench.cases import LAWS, WHOLE, Case
 from bench.memory import Memory
 from tritonparam import Constant, Fill, Law, Normal, Plan, Uniform, derive_key
 
-WHOLE = 2**16  # a tensor of so many elements or fewer is compared whole, a larger one in windows
+COMPARED_WHOLE = 2**16  # a tensor of so many elements or fewer is compared whole, a larger one in windows
 PIECE = 2**24  # elements that statistics look at at a time
 _BITS = {2: torch.int16, 4: torch.int32}
 
@@ -24,15 +24,15 @@ def key_of(position: int) -> int:
 
 def windows(position: int, count: int) -> Iterator[tuple[int, int]]:
     """Start and stop of what is compared of a tensor: both ends, and eight windows anywhere."""
-    if count <= WHOLE:
+    if count <= COMPARED_WHOLE:
         yield 0, count
         return
     choose = random.Random(position)
-    yield 0, WHOLE // 4
-    yield count - WHOLE // 4, count
+    yield 0, COMPARED_WHOLE // 4
+    yield count - COMPARED_WHOLE // 4, count
     for _ in range(8):
-        start = choose.randrange(count - WHOLE // 16)
-        yield start, start + WHOLE // 16
+        start = choose.randrange(count - COMPARED_WHOLE // 16)
+        yield start, start + COMPARED_WHOLE // 16
 
 
 def not_the_reference(case: Case, memory: Memory) -> str | None:
@@ -41,13 +41,17 @@ def not_the_reference(case: Case, memory: Memory) -> str | None:
     fills: list[Fill] = []
     compared: list[tuple[int, int, torch.Tensor]] = []
     for position, tensor in enumerate(memory.tensors):
-        flat = tensor.view(-1)
-        if bool(torch.isnan(flat).any()):
-            return f"tensor {position}, element {int(torch.isnan(flat).nonzero()[0])} was not written"
-        for start, stop in windows(position, flat.numel()):
-            want = torch.empty(stop - start, dtype=tensor.dtype)
-            fills.append(Fill(want, law, key_of(position), shape=(flat.numel(),), offsets=(start,)))
-            compared.append((position, start, flat[start:stop].cpu()))
+        missing = torch.isnan(tensor)
+        if bool(missing.any()):
+            return f"tensor {position}, element {int(missing.reshape(-1).nonzero()[0])} was not written"
+        rows = tensor.view(-1) if case.layout == WHOLE else tensor
+        shape, offsets = case.place(tuple(rows.shape))
+        inner = max(1, rows[:1].numel())  # elements a row
+        for start, stop in windows(position, rows.numel()):
+            first, last = start // inner, -(-stop // inner)
+            want = torch.empty((last - first, *rows.shape[1:]), dtype=rows.dtype)
+            fills.append(Fill(want, law, key_of(position), shape, (offsets[0] + first, *offsets[1:])))
+            compared.append((position, first * inner, rows[first:last].cpu()))
     Plan(fills, backend="numpy").run()
     for (position, start, values), fill in zip(compared, fills, strict=True):
         fault = other_bits(values, fill.out, start)

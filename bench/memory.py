@@ -8,7 +8,7 @@ from math import prod
 
 import torch
 
-from bench.cases import DTYPES, Case
+from bench.cases import CHANNELS_LAST, DTYPES, Case
 
 ALIGNMENT = 256  # bytes; what torch's CUDA allocator gives
 _LIBC = ctypes.CDLL(None)
@@ -35,9 +35,16 @@ class Memory:
         starts = [0, *ends[:-1]]
         self.block = torch.empty(ends[-1], dtype=torch.uint8, device=device)
         self.tensors = [
-            self.block[start : start + size].view(dtype).view(shape)
+            self._shaped(self.block[start : start + size].view(dtype), shape, case.layout)
             for start, size, shape in zip(starts, sizes, case.shapes, strict=True)
         ]
+
+    @staticmethod
+    def _shaped(flat: torch.Tensor, shape: tuple[int, ...], layout: str) -> torch.Tensor:
+        if layout != CHANNELS_LAST:
+            return flat.view(shape)
+        images, channels, height, width = shape
+        return flat.view(images, height, width, channels).permute(0, 3, 1, 2)
 
     def poison(self) -> None:
         """Make every value a NaN, so that one that is not written shows."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bench.cases import LAWS, PLAIN_FILL, Case
+from bench.cases import LAWS, PLAIN_FILL, WHOLE, Case
 from bench.check import key_of, not_plausible, not_the_reference
 from bench.memory import Memory
 from tritonparam import Constant, Fill, Plan, TruncatedNormal, Uniform
@@ -36,7 +36,13 @@ class Provider:
 
 def _plan(case: Case, memory: Memory, backend: str) -> Plan:
     law = LAWS[case.op]
-    return Plan([Fill(tensor, law, key_of(position)) for position, tensor in enumerate(memory.tensors)], backend)
+    if case.layout == WHOLE:
+        return Plan([Fill(tensor, law, key_of(position)) for position, tensor in enumerate(memory.tensors)], backend)
+    fills = [
+        Fill(tensor, law, key_of(position), *case.place(tuple(tensor.shape)))
+        for position, tensor in enumerate(memory.tensors)
+    ]
+    return Plan(fills, backend)
 
 
 def _cpu(case: Case, memory: Memory) -> Run:

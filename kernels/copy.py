@@ -20,7 +20,7 @@ import triton.language as tl
 
 from .cast import _cast, _source_pointer
 from .dtypes import _TYPES, _pointer
-from .rows import _find_row
+from .rows import _divide, _find_row
 
 ROW = 5
 DIMENSION = 4
@@ -57,9 +57,7 @@ def _place(dims, ndim, index):
     out = source
     for d in range(ndim):
         dim = dims + d * _DIMENSION
-        reciprocal = tl.load(dim + 1)
-        factor = (reciprocal & 0xFFFFFFFF).to(tl.uint64)
-        quotient = ((rest.to(tl.uint64) * factor) >> (reciprocal >> 32).to(tl.uint64)).to(tl.uint32)
+        quotient = _divide(rest, tl.load(dim + 1))
         coordinate = (rest - quotient * tl.load(dim).to(tl.uint32)).to(tl.int64)
         rest = quotient
         source += coordinate * tl.load(dim + 2)

@@ -86,15 +86,51 @@ def _store_constant(dtype, address, base, start, stop, aligned, pattern, SIZE: t
 
 
 @triton.jit
-def _store_scattered(dtype, address, at, mask, z, pattern, CONSTANT: tl.constexpr, DTYPES: tl.constexpr):
-    """Store z, or the constant, at element offsets `at`, one by one."""
+def _store_unit(x_ptr, at, mask, x):
+    """Store the rows of x, each side by side from element `at` on, at a multiple of its bytes."""
+    V: tl.constexpr = x.shape[1]
+    BYTES: tl.constexpr = V * x_ptr.dtype.element_ty.primitive_bitwidth // 8
+    unit_ptr = tl.multiple_of(x_ptr + at, 16 if BYTES > 16 else BYTES)
+    tl.store(unit_ptr[:, None] + tl.arange(0, V)[None, :], x, mask=mask[:, None])
+
+
+@triton.jit
+def _store_units(dtype, address, at, mask, x, pattern, CONSTANT: tl.constexpr, DTYPES: tl.constexpr):
+    """Store the rows of x, or the constant in as many elements, each side by side from element offset `at` on."""
     if CONSTANT:
         for DTYPE in tl.static_range(_INT8, _INT64 + 1, 2):
             if (DTYPES >> DTYPE) & 1:
                 if dtype == DTYPE:
-                    tl.store(_pointer(address, DTYPE) + at, _constant(pattern, at.shape[0], DTYPE), mask=mask)
+                    constant = _constant(pattern, x.shape[0] * x.shape[1], DTYPE).reshape(x.shape[0], x.shape[1])
+                    _store_unit(_pointer(address, DTYPE), at, mask, constant)
     else:
         for DTYPE in tl.static_range(_BOOL):
             if (DTYPES >> DTYPE) & 1:
                 if dtype == DTYPE:
-                    tl.store(_pointer(address, DTYPE) + at, _rounded(z, DTYPE, False), mask=mask)
+                    _store_unit(_pointer(address, DTYPE), at, mask, _rounded(x, DTYPE, False))
+
+
+@triton.jit
+def _store_four(x_ptr, at, mask, x):
+    tl.store(x_ptr + at[0].to(tl.int64), x[0], mask=mask[0])
+    tl.store(x_ptr + at[1].to(tl.int64), x[1], mask=mask[1])
+    tl.store(x_ptr + at[2].to(tl.int64), x[2], mask=mask[2])
+    tl.store(x_ptr + at[3].to(tl.int64), x[3], mask=mask[3])
+
+
+@triton.jit
+def _store_scattered(dtype, address, at, mask, z, pattern, CONSTANT: tl.constexpr, DTYPES: tl.constexpr):
+    """Store the four of z, or the constant four times, at the four element offsets `at`, one by one."""
+    if CONSTANT:
+        for DTYPE in tl.static_range(_INT8, _INT64 + 1, 2):
+            if (DTYPES >> DTYPE) & 1:
+                if dtype == DTYPE:
+                    x = _constant(pattern, mask[0].shape[0], DTYPE)
+                    _store_four(_pointer(address, DTYPE), at, mask, (x, x, x, x))
+    else:
+        for DTYPE in tl.static_range(_BOOL):
+            if (DTYPES >> DTYPE) & 1:
+                if dtype == DTYPE:
+                    z0, z1 = _rounded(z[0], DTYPE, False), _rounded(z[1], DTYPE, False)
+                    z2, z3 = _rounded(z[2], DTYPE, False), _rounded(z[3], DTYPE, False)
+                    _store_four(_pointer(address, DTYPE), at, mask, (z0, z1, z2, z3))

@@ -193,8 +193,16 @@ def test_what_has_one_name_is_one_thing() -> None:
     )
     assert definitions - kernels == {"fma"}, "which a GPU has built in"
     no_definition = {"copy": "moves bits as they are", "dtypes": "a table", "rows": "a table", "store": "writes only"}
+    no_definition |= {"boxes": "finds places only", "laws": "reads a table"}
     assert kernels - definitions == set(no_definition)
-    tested_by_others = {"dtypes", "rows", "store", "rounding", "transforms"}  # by fill, cast and the machine code
+    tested_by_others = {
+        "dtypes",
+        "laws",
+        "rows",
+        "store",
+        "rounding",
+        "transforms",
+    }  # by fill, cast and the machine code
     assert kernels - tests == tested_by_others
 
 

@@ -5,8 +5,8 @@
     python tools/count_instructions.py [copy] --write  put them into tests/data/instructions.csv, or
     copy_instructions.csv there, which the tests hold the code to
 
-The hot path is the cheapest cycle of the control flow graph through the 128-bit stores: one iteration of the loop
-over tiles.
+The hot path is the cheapest cycle of the control flow graph through the widest stores: one iteration of the loop over
+tiles. Of a box that is of two dimensions, for whose others there is a loop within, which the path passes by.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from tritonparam.kernels import copy, fill
+from tritonparam.kernels.boxes import PATHS
 from tritonparam.kernels.dtypes import DTYPES
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
@@ -50,6 +51,13 @@ CASES = (
     ("constant+normal", "16+bfloat16"),
     ("constant+uniform+normal+truncated_normal", "32+float32"),
     ("constant+normal strided", "16+bfloat16"),
+    # Boxes that are no run, by the path of their rows: column shards, then channels_last. Of blocks without 128-bit
+    # stores those by element are counted, as in transposed memory.
+    *(("constant pairs", "16"), ("constant blocks", "32")),
+    *(("uniform pairs", "bfloat16"), ("uniform blocks", "float32")),
+    *(("normal pairs", "bfloat16"), ("normal blocks", "float32"), ("normal blocks", "bfloat16")),
+    *(("truncated_normal pairs", "bfloat16"), ("truncated_normal blocks", "float32")),
+    *(("normal parts", "float32"), ("normal parts", "bfloat16"), ("truncated_normal parts", "float32")),
 )
 # Path, "wide" or "narrow", dtypes of the source and of out; several codes joined by "+". Integers of one width are
 # moved as bits, for any dtype of that width; wide moves of int32 are those of 16 bytes.
@@ -83,6 +91,7 @@ class Figures:
         wide_stores: 128-bit stores of one thread in one iteration, or in the whole code where no path was counted.
         registers: Of one thread.
         spilled: Bytes of stack and local memory of one thread.
+        divisions: Calls of the subroutines that divide 64-bit integers, in the whole code.
     """
 
     triton: str
@@ -94,6 +103,7 @@ class Figures:
     wide_stores: int
     registers: int
     spilled: int
+    divisions: int
 
 
 @dataclass(frozen=True)
@@ -147,15 +157,16 @@ def compile_copy(architecture: str, case: str) -> triton.compiler.CompiledKernel
 
 
 def compile_fill(architecture: str, kind: str, dtype: str) -> triton.compiler.CompiledKernel:
-    """The fill kernel for rows of these kinds and dtypes, joined by "+"; strided ones too if `kind` says so.
+    """The fill kernel for rows of these kinds and dtypes, joined by "+", of one path or, if `kind` says strided, all.
 
-    For the dtype of a constant stands its width in bits.
+    For the dtype of a constant stands its width in bits. No path is named of runs.
     """
-    kinds, _, strided = kind.partition(" ")
+    kinds, _, path = kind.partition(" ")
+    strided = {"": 0, "strided": 2 ** len(PATHS) - 1} | {name: 1 << number for name, number in PATHS.items()}
     constants = {
         "KINDS": sum(1 << fill.KINDS[each] for each in kinds.split("+")),
         "DTYPES": sum(1 << DTYPES[f"int{each}" if each.isdigit() else each] for each in dtype.split("+")),
-        "STRIDED": bool(strided),
+        "STRIDED": strided[path],
     }
     return compile_kernel(fill._fill_kernel, constants, fill.num_warps(constants["KINDS"]), architecture)
 
@@ -221,12 +232,12 @@ def cheapest_cycle(blocks: dict[str, Block], through: str) -> list[str]:
     return []
 
 
-def hot_path(sass: str) -> list[str]:
-    """The instructions of one iteration of the loop over tiles, as its 128-bit stores are taken."""
+def hot_path(sass: str, store: str = "STG.E.128") -> list[str]:
+    """The instructions of one iteration of the loop over tiles, as its stores of this width are taken."""
     blocks = read_blocks(sass)
-    wide = [label for label, block in blocks.items() if any("STG.E.128" in each for each in block.code)]
-    paths = [[each for label in cheapest_cycle(blocks, start) for each in blocks[label].code] for start in wide]
-    return max(paths, key=lambda path: (sum("STG.E.128" in each for each in path), -len(path)), default=[])
+    found = [label for label, block in blocks.items() if any(store in each for each in block.code)]
+    paths = [[each for label in cheapest_cycle(blocks, start) for each in blocks[label].code] for start in found]
+    return max(paths, key=lambda path: (sum(store in each for each in path), -len(path)), default=[])
 
 
 def mnemonic(instruction: str) -> str:
@@ -242,8 +253,8 @@ def measure(case: tuple[str, str, str]) -> Figures:
     if not architecture.startswith("sm_"):
         return _measure_amd(kernel, case)
     sass = disassemble(kernel.asm["cubin"])
-    path = hot_path(sass) if "+" not in kind else []
-    elements = fill.TILE / (32 * kernel.metadata.num_warps)
+    path = hot_path(sass) or hot_path(sass, "STG.E") if "+" not in kind else []
+    elements = fill.TILE / (32 * kernel.metadata.num_warps) / (2 if kind.endswith("parts") else 1)
     fma = sum({"FFMA": 1, "FFMA2": 2}.get(mnemonic(each), 0) for each in path)
     registers, spilled = resources(kernel)
     return Figures(
@@ -254,6 +265,7 @@ def measure(case: tuple[str, str, str]) -> Figures:
         wide_stores=sum("STG.E.128" in each for each in path or sass.splitlines()),
         registers=registers,
         spilled=spilled,
+        divisions=len(re.findall(r"\bCALL\b.*__cuda_sm20_(?:div|rem)_", sass)),
     )
 
 
@@ -279,7 +291,9 @@ def _measure_amd(kernel: triton.compiler.CompiledKernel, case: tuple[str, str, s
     """Of AMD code only what its text says without a control flow graph; the rest is 0."""
     wide = len(re.findall(r"^\s+\w+_store_dwordx4\b", kernel.asm["amdgcn"], re.MULTILINE))
     registers, spilled = resources(kernel)
-    return Figures(triton.__version__, *case, 0.0, 0.0, wide_stores=wide, registers=registers, spilled=spilled)
+    return Figures(
+        triton.__version__, *case, 0.0, 0.0, wide_stores=wide, registers=registers, spilled=spilled, divisions=0
+    )
 
 
 # Wide loads and stores, stores to and loads from shared memory.

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Everything that only a CUDA host can say, in at most 12 minutes; installs nothing.
 #
-#     tools/measure_on_cuda.sh FOLDER            all tests, then the bench: construction, transposes, clones, fills
+#     tools/measure_on_cuda.sh FOLDER            the tests, then the bench: construction, transposes, clones, fills, boxes
 #     tools/measure_on_cuda.sh FOLDER --dry-run  only print the commands
 #
 # FOLDER gets a log of each step and the rows, which stand in bench/results too. A step that fails or takes too long
 # does not keep the others from running. The last lines say how each ended; the exit status is 1 if any failed.
 # Environment: PYTHON [python3], which must have torch, triton, NumPy and pytest (pytest-xdist runs the tests side by
-# side, transformers is what construction builds); COMMIT, to stand in the rows where git cannot say it.
+# side, transformers is what construction builds); TESTS, to run some of the tests, as "tests/kernels -k box"; COMMIT, to
+# stand in the rows where git cannot say it.
 set -u
 
 usage="usage: tools/measure_on_cuda.sh FOLDER [--dry-run]"
@@ -55,11 +56,13 @@ if "$PYTHON" -c 'import xdist' 2> /dev/null; then
     cores=$(nproc)
     workers="-n $((cores > 3 ? cores - 2 : 1))"
 fi
-step tests 400 make test-gpu "PYTHON=$PYTHON" "ARGS=$workers"
+step tests 330 make test-gpu "PYTHON=$PYTHON" "ARGS=$workers${TESTS:+ $TESTS}"
 bench construction 130 construction
 bench transposes 50 transposes
 bench clones 50 clone
 bench fills 70 "one tensor of 1024 MiB"
+bench shards 45 "column shard"
+bench channels 45 channels_last
 
 if [[ ! $dry ]]; then
     echo "== summary, after $SECONDS s; logs and rows in $out"

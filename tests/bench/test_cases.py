@@ -6,7 +6,7 @@ from math import prod
 import pytest
 import torch
 
-from bench.cases import DTYPES, LAWS, PLAIN_FILL, PROVIDERS, cases, gpt2_shapes
+from bench.cases import CHANNELS_LAST, COLUMN_SHARD, DTYPES, LAWS, PLAIN_FILL, PROVIDERS, cases, gpt2_shapes
 from bench.memory import Memory
 from tests.bench.samples import case
 
@@ -32,6 +32,28 @@ def test_cases_are_those_promised():
     assert whole.moved == 248_879_616
     models = {device: {c.workload for c in cases(device)} & {"GPT-2 124M", "Llama 2 7B"} for device in ("cpu", "cuda")}
     assert models == {"cpu": {"GPT-2 124M"}, "cuda": {"GPT-2 124M", "Llama 2 7B"}}
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_boxes_are_timed_too(device):
+    """A column shard, in memory of its own, and a convolution's weight in channels_last; of the one tensor's bytes."""
+    found = cases(device, quick=True)
+    strided = [c for c in found if c.layout in (COLUMN_SHARD, CHANNELS_LAST)]
+    assert {c.layout: c.workload for c in strided} == {
+        layout: f"{layout} of 4 MiB" for layout in (COLUMN_SHARD, CHANNELS_LAST)
+    }
+    for c in strided:
+        ((shape,), (tensor,)) = c.shapes, Memory(c, "cpu").tensors
+        assert 0.99 <= c.moved / 2**22 <= 1
+        assert tensor.shape == shape
+        whole, offsets = c.place(shape)
+        if c.layout == COLUMN_SHARD:
+            assert tensor.is_contiguous()
+            assert (whole, offsets) == ((len(tensor), 8 * 1024), (0, 6 * 1024))
+        else:
+            assert tensor.is_contiguous(memory_format=torch.channels_last)
+            assert not tensor.is_contiguous()
+            assert (whole, offsets) == (shape, (0, 0, 0, 0))
 
 
 def test_gpt2_shapes_are_those_of_the_model():

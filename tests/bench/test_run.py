@@ -1,13 +1,14 @@
 """The bench times right makers, refuses wrong values and says where, and measures the steps of the host."""
 
 import re
+from math import prod
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from bench import host, run
-from bench.cases import DTYPES, LAWS, PLAIN_FILL, PROVIDERS
+from bench.cases import CHANNELS_LAST, COLUMN_SHARD, DTYPES, LAWS, PLAIN_FILL, PROVIDERS, Case
 from bench.memory import Memory
 from bench.providers import PROVIDERS as MAKERS
 from tests.bench.samples import ENVIRONMENT, bench, case, flip_a_bit, made_wrong
@@ -88,6 +89,40 @@ def test_triton_makers_are_right_or_refused(provider):
     outcome = run.measure(todo, device, ENVIRONMENT, makers, rounds=1, budget=0.0)
     assert outcome.rows == []
     assert "element 20000: got bits" in outcome.refused[0]
+
+
+# Compared whole where the kernel is interpreted, in windows else.
+STRIDED = {
+    "tritonparam numpy": {COLUMN_SHARD: (200, 400), CHANNELS_LAST: (130, 64, 3, 3)},
+    "tritonparam triton": {COLUMN_SHARD: (20, 40), CHANNELS_LAST: (6, 16, 3, 3)},
+}
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("layout", [COLUMN_SHARD, CHANNELS_LAST])
+@pytest.mark.parametrize("provider", STRIDED)
+def test_boxes_are_held_against_the_reference(provider, layout):
+    """At their places: the values of other columns, or in another order, are refused, and so is one changed bit."""
+    if provider == "tritonparam triton":
+        pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() and provider == "tritonparam triton" else "cpu"
+    shape = STRIDED[provider][layout]
+    todo = [Case("normal", provider, layout, (shape,), "float32", 1, layout=layout)]
+    outcome = run.measure(todo, device, ENVIRONMENT, rounds=1, budget=0.0)
+    assert outcome.refused == []
+    assert {row.elements for row in outcome.rows} == {prod(shape)}
+
+    def exchange(memory):
+        memory.tensors[0][:, :2] = memory.tensors[0][:, :2].flip(1)
+
+    def change_a_bit(memory):
+        memory.tensors[0].view(torch.int32)[-1, -1] ^= 1
+
+    for spoil in (exchange, change_a_bit):
+        makers = {provider: made_wrong(MAKERS[provider], spoil)}
+        outcome = run.measure(todo, device, ENVIRONMENT, makers, rounds=1, budget=0.0)
+        assert outcome.rows == []
+        assert "got bits" in outcome.refused[0]
 
 
 @pytest.mark.gpu

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, SupportsIndex, overload
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 import torch
@@ -137,3 +137,50 @@ def numbered_laws(pairs: Iterable[tuple[Law, torch.dtype]]) -> tuple[list[int], 
             held.append(law)
         numbers.append(known)
     return numbers, distinct
+
+
+class Columns(NamedTuple):
+    """Fills of any kind as columns, for backends that lay out tables.
+
+    Attributes:
+        outs: Where the values go.
+        addresses: Of their first elements.
+        keys: uint64.
+        starts: The global index of the first element, of a box that is one run of memory too; of others -1.
+        counts: How many elements each has.
+        law_numbers: Which of `laws` is each one's.
+        laws: The laws and dtypes that occur, each once.
+    """
+
+    outs: list[torch.Tensor]
+    addresses: list[int]
+    keys: npt.NDArray[np.uint64]
+    starts: list[int]
+    counts: list[int]
+    law_numbers: list[int]
+    laws: list[tuple[Law, torch.dtype]]
+
+
+def columns_of(fills: Sequence[Fill]) -> Columns:
+    """The columns of fills; those that `FillColumns` has are taken as they are."""
+    others = fills.others if isinstance(fills, FillColumns) else fills
+    columns = Columns(
+        [each.out for each in others],
+        [each.out.data_ptr() for each in others],
+        np.array([each.key for each in others], np.uint64),
+        [-1 if each.run_start is None else each.run_start for each in others],
+        [each.out.numel() for each in others],
+        *numbered_laws((each.law, each.out.dtype) for each in others),
+    )
+    if not isinstance(fills, FillColumns):
+        return columns
+    first = len(fills.laws)
+    return Columns(
+        [*fills.outs, *columns.outs],
+        [*(out.data_ptr() for out in fills.outs), *columns.addresses],
+        np.concatenate([fills.keys, columns.keys]),
+        [0] * len(fills.outs) + columns.starts,
+        [*(out.numel() for out in fills.outs), *columns.counts],
+        [*fills.law_numbers, *(first + number for number in columns.law_numbers)],
+        [*fills.laws, *columns.laws],
+    )

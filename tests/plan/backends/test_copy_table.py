@@ -18,6 +18,7 @@ pytest.importorskip("triton")
 from tests.kernels.copies import BF16, F32
 from tritonparam.kernels import copy as kernel
 from tritonparam.kernels.dtypes import DTYPES as CODES
+from tritonparam.kernels.rows import reciprocal
 from tritonparam.plan.backends import copy_table as _copy_table
 from tritonparam.plan.backends.copy_table import Geometry, Row, build_copy_table, lay_out
 
@@ -26,8 +27,8 @@ pytestmark = pytest.mark.kernels
 
 @given(st.integers(1, 2**31 - 1), st.integers(0, 2**31 - 1))
 def test_division_by_a_reciprocal_is_exact(size: int, n: int) -> None:
-    reciprocal = _copy_table._reciprocal(size)
-    factor, shift = reciprocal & 0xFFFFFFFF, reciprocal >> 32
+    made = reciprocal(size)
+    factor, shift = made & 0xFFFFFFFF, made >> 32
     for number in (n, n - n % size, max(n - n % size - 1, 0), 2**31 - 1):
         assert number * factor < 2**64
         assert number * factor >> shift == number // size

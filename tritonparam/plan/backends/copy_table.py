@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tritonparam._arguments import shown
 from tritonparam.kernels.copy import CHUNK, COLUMNS, MOVE_VECTOR, ROW, STRIP, TILE, UNITS, VECTOR, code_of
 from tritonparam.kernels.dtypes import DTYPES
+from tritonparam.kernels.rows import reciprocal
 
 if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
@@ -148,7 +149,7 @@ def _assemble(
         flags = each.code | len(each.dims) << _NDIM_SHIFT
         columns.append((each.out, each.source, flags, each.size, len(dimensions), each.programs))
         for size, source_stride, out_stride in each.dims:
-            dimensions += (size, _reciprocal(size), source_stride, out_stride)
+            dimensions += (size, reciprocal(size), source_stride, out_stride)
 
     counts = np.array([len(layout) for layout in layouts], np.int64)
     repeats = counts[which]
@@ -166,12 +167,6 @@ def _assemble(
         raise ValueError(f"the copies of one plan must come to at most {_MAX_PROGRAMS} programs, got {programs}")
     parts = (ends - table[:, ROW], table[:, :ROW].ravel(), np.array(dimensions, np.int64))
     return CopyTable(np.concatenate(parts), rows, programs, tuple(sorted({each.code for each in distinct})))
-
-
-def _reciprocal(size: int) -> int:
-    """What divides any n < 2**31 by `size`: n * factor >> shift, as factor | shift << 32 (Granlund and Montgomery)."""
-    shift = 31 + (size - 1).bit_length()
-    return -(-(1 << shift) // size) | shift << 32
 
 
 def _geometry(copy: Copy, out_phase: int, source_phase: int, plain: bool) -> Geometry:

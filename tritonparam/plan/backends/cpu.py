@@ -12,10 +12,11 @@ from tritonparam._underflow import gradual_underflow
 from tritonparam.plan.backends.host_copy import HostCopies
 from tritonparam.plan.backends.numpy import write_fill
 from tritonparam.plan.backends.threads import share
+from tritonparam.plan.fill_columns import Columns, FillColumns, columns_of
 from tritonparam.plan.huge_pages import ask_for_huge_pages
 from tritonparam.plan.memory import is_deferred
 from tritonparam.stream import Constant, Law, constant_bits, flat_index
-from tritonparam.stream.loops import CONSTANT, BoxRow, BoxTable, Dim, Maker, maker_of
+from tritonparam.stream.loops import BoxTable, Dim, Maker, constant_maker, maker_of
 
 if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
@@ -29,14 +30,17 @@ class CpuPlan:
     """Operations, laid out: fills as boxes for the loops, copies as torch's own where that is right."""
 
     def __init__(self, fills: Sequence[Fill], copies: list[Copy]) -> None:
+        outs = fills.tensors() if isinstance(fills, FillColumns) else [each.out for each in fills]
         # What deferred_init records has no memory yet; it takes note of torch's own operations.
-        self._deferred = [each for each in fills if is_deferred(each.out)]
-        fills = [each for each in fills if each.out.numel() and not is_deferred(each.out)]
-        self._counted = [each.out for each in fills if not each.out.is_inference()]
-        for each in fills:
-            ask_for_huge_pages(each.out)  # if nobody has written there yet
-        self._storages = [each.out.untyped_storage() for each in fills]  # must outlive the table
-        self._table = BoxTable(_rows(fills))
+        self._deferred = [fills[number] for number, out in enumerate(outs) if is_deferred(out)]
+        if self._deferred or not all(out.numel() for out in outs):
+            fills = [each for each in fills if each.out.numel() and not is_deferred(each.out)]
+        columns = columns_of(fills)
+        for out in columns.outs:
+            ask_for_huge_pages(out)  # if nobody has written there yet
+        self._counted = [out for out in columns.outs if not out.is_inference()]
+        self._storages = [out.untyped_storage() for out in columns.outs]  # must outlive the table
+        self._table = _table(fills, columns)
         self._copies = HostCopies(copies)
 
     def run(self) -> None:
@@ -50,6 +54,8 @@ class CpuPlan:
 
     def _fill(self, threads: int) -> None:
         total = self._table.elements
+        if not total:
+            return
         size = min(_PIECE, max(_SMALL_PIECE, -(-total // threads)))
 
         def write(piece: int) -> None:
@@ -59,32 +65,32 @@ class CpuPlan:
         share(-(-total // size), write, threads)
 
 
-def _rows(fills: Sequence[Fill]) -> list[BoxRow]:
-    known: dict[tuple[str, torch.dtype], tuple[Maker, int]] = {}
-    rows = []
-    for each in fills:
-        law, out = each.law, each.out
-        # By its text: -0.0 == 0.0 and 1 == True, but their bits differ.
-        maker, bits = known.get((repr(law), out.dtype)) or known.setdefault(
-            (repr(law), out.dtype), _maker(law, out.dtype)
-        )
-        if maker is CONSTANT:
-            rows.append(BoxRow(out.data_ptr(), out.itemsize, 0, bits, maker, _in_memory(out)))
-            continue
-        run = each.run_start
-        dims = _in_order(each) if run is None else ((out.numel(), 1, 1),)
-        first = flat_index(each.offsets, each.shape) if run is None else run
-        rows.append(BoxRow(out.data_ptr(), out.itemsize, first, each.key, maker, dims))
-    return rows
+def _table(fills: Sequence[Fill], columns: Columns) -> BoxTable:
+    makers = [_maker(law, dtype) for law, dtype in columns.laws]
+    firsts, dims = list(columns.starts), {}
+    for number, start in enumerate(columns.starts):
+        if start < 0:
+            each = fills[number]
+            is_constant = isinstance(each.law, Constant)
+            dims[number] = _in_memory(each.out) if is_constant else _in_order(each)
+            firsts[number] = flat_index(each.offsets, each.shape)
+    widths = [dtype.itemsize for _, dtype in columns.laws]
+    return BoxTable(
+        columns.addresses,
+        [widths[number] for number in columns.law_numbers],
+        firsts,
+        columns.keys,
+        columns.counts,
+        makers,
+        columns.law_numbers,
+        dims,
+    )
 
 
-def _maker(law: Law, dtype: torch.dtype) -> tuple[Maker, int]:
-    """What makes the values of a law, and for a constant its bits, repeated to 64 of them."""
-    if not isinstance(law, Constant):
-        return maker_of(law, str(dtype).removeprefix("torch.")), 0
-    width = 8 * dtype.itemsize
-    bits = constant_bits(law, dtype) & ((1 << width) - 1)
-    return CONSTANT, sum(bits << at for at in range(0, 64, width))
+def _maker(law: Law, dtype: torch.dtype) -> Maker:
+    if isinstance(law, Constant):
+        return constant_maker(constant_bits(law, dtype) & ((1 << 8 * dtype.itemsize) - 1), dtype.itemsize)
+    return maker_of(law, str(dtype).removeprefix("torch."))
 
 
 def _in_order(fill: Fill) -> tuple[Dim, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,14 @@ from numpy.typing import NDArray
 from tritonparam.kernels.dtypes import DTYPES
 from tritonparam.kernels.fill import CHUNK, HEADER, KINDS, ROW
 from tritonparam.kernels.transforms import LEAD
-from tritonparam.plan.fill_columns import FillColumns, numbered_laws
+from tritonparam.plan.backends.strided_rows import build_strided_rows, is_in_reach, parts_in_reach
+from tritonparam.plan.fill_columns import columns_of
 from tritonparam.stream import (
     Constant,
     Law,
     Normal,
     Uniform,
     constant_bits,
-    flat_index,
     lower_normal,
     lower_truncated_normal,
     lower_uniform,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 _CODES = {getattr(torch, name): code for name, code in DTYPES.items()}
 _CONSTANT = {nbytes: DTYPES[f"int{8 * nbytes}"] for nbytes in (1, 2, 4, 8)}  # by the size of an element
-_STRIDED_SHIFT = 24
 _ZERO = np.float32(0)
 _ALIGNED = 1 << 16
 
@@ -44,7 +44,7 @@ class FillTable:
         rows: How many fills have elements.
         programs: How many programs write them.
         kinds, dtypes: A bit for each code that occurs.
-        strided: Whether any row is strided.
+        strided: A bit for each path that rows take (`kernels.boxes.PATHS`); 0 where all are runs.
     """
 
     words: NDArray[np.int64]
@@ -52,33 +52,21 @@ class FillTable:
     programs: int
     kinds: int
     dtypes: int
-    strided: bool
+    strided: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """What the rows begin with, and of which laws they are; a start below 0 is that of a strided row."""
-
-    addresses: list[int]
-    keys: NDArray[np.uint64]
-    starts: list[int]
-    counts: list[int]
-    law_numbers: list[int]
-    laws: list[tuple[Law, torch.dtype]]
-
-
-def build_fill_table(fills: list[Fill] | FillColumns) -> FillTable:
+def build_fill_table(fills: Sequence[Fill]) -> FillTable:
     """Lay out `fills` for one launch; those without elements are left out.
 
     Column by column, since Python's time for each fill is all that a large plan costs.
     """
-    columns = _columns_of(fills)
+    columns = columns_of(fills)
     if not all(columns.counts):
         fills = [each for each in fills if each.out.numel()]
-        columns = _columns_of(fills)
+        columns = columns_of(fills)
     rows = len(columns.counts)
     if not rows:
-        return FillTable(np.empty(0, np.int64), 0, 0, 0, 0, strided=False)
+        return FillTable(np.empty(0, np.int64), 0, 0, 0, 0, 0)
     table = np.zeros((rows, ROW), np.int64)
     address, flags, start, stop = table[:, 0], table[:, 2], table[:, 3], table[:, 4]
     which = np.array(columns.law_numbers, np.int64)
@@ -91,68 +79,33 @@ def build_fill_table(fills: list[Fill] | FillColumns) -> FillTable:
     stop[:] = columns.counts
 
     strided = np.nonzero(start < 0)[0]
+    if not all(is_in_reach(fills[int(row)]) for row in strided):
+        return build_fill_table([part for each in fills for part in parts_in_reach(each)])
     start[strided] = 0
     stop += start
     address -= start * laws[which, 1]
     flags[address & 15 == 0] |= _ALIGNED
-    dimensions: list[int] = []
-    for row in strided:
-        own = _dimensions(fills[row])
-        flags[row] |= len(own) // 3 << _STRIDED_SHIFT
-        table[row, 5] = HEADER + rows * (1 + ROW) + len(dimensions)
-        table[row, 11] = flat_index(fills[row].offsets, fills[row].shape)
-        dimensions += own
+    boxes = build_strided_rows(fills[int(row)] for row in strided)
+    flags[strided] |= boxes.flags
+    stop[strided] = boxes.stop
+    table[strided, 5] = HEADER + rows * (1 + ROW) + boxes.places
+    table[strided, 11] = boxes.origin
 
     chunks = (stop + (CHUNK - 1)) // CHUNK - start // CHUNK
     ends = np.cumsum(chunks)
-    parts = (LEAD, ends - chunks, table.ravel(), dimensions)
+    parts = (LEAD, ends - chunks, table.ravel(), boxes.words)
     return FillTable(
         words=np.concatenate([np.asarray(part, np.int64) for part in parts]),
         rows=rows,
         programs=int(ends[-1]),
         kinds=_bits_of(laws[:, 0] & 0xFF),
         dtypes=_bits_of(laws[:, 0] >> 8 & 0xFF),
-        strided=bool(len(strided)),
+        strided=boxes.paths | (len(strided) < rows) if boxes.paths else 0,
     )
 
 
 def _bits_of(codes: NDArray[np.int64]) -> int:
     return int(np.bitwise_or.reduce(np.int64(1) << codes))
-
-
-def _columns_of(fills: list[Fill] | FillColumns) -> _Columns:
-    others = list(fills.others) if isinstance(fills, FillColumns) else fills
-    columns = _Columns(
-        [each.out.data_ptr() for each in others],
-        np.array([each.key for each in others], np.uint64),
-        [-1 if each.run_start is None else each.run_start for each in others],
-        [each.out.numel() for each in others],
-        *numbered_laws((each.law, each.out.dtype) for each in others),
-    )
-    if not isinstance(fills, FillColumns):
-        return columns
-    first = len(fills.laws)
-    return _Columns(
-        [*(out.data_ptr() for out in fills.outs), *columns.addresses],
-        np.concatenate([fills.keys, columns.keys]),
-        [0] * len(fills.outs) + columns.starts,
-        [*(out.numel() for out in fills.outs), *columns.counts],
-        [*fills.law_numbers, *(first + number for number in columns.law_numbers)],
-        [*fills.laws, *columns.laws],
-    )
-
-
-def _dimensions(each: Fill) -> list[int]:
-    """(size, stride in the global tensor, stride in memory) of the dimensions longer than one, the innermost first."""
-    triples: list[int] = []
-    stride = 1
-    for extent, size, step in zip(
-        reversed(each.shape), reversed(each.out.shape), reversed(each.out.stride()), strict=True
-    ):
-        if size > 1:
-            triples += (size, stride, step)
-        stride *= extent
-    return triples
 
 
 def _pack_law(law: Law, dtype: torch.dtype) -> tuple[int, ...]:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import bisect
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tritonparam._arguments import shown
 from tritonparam.stream.law import Law, Normal, TruncatedNormal, Uniform
-from tritonparam.stream.loops.layout import BOX, DIMS, PARAMETER_WORDS, SCRATCH
+from tritonparam.stream.loops.layout import (
+    BOX,
+    DIMS,
+    FIRST,
+    KEY,
+    NDIM,
+    OUT,
+    PARAMETER_WORDS,
+    PARAMETERS,
+    SCRATCH,
+    STORE,
+    VALUES,
+    WIDTH,
+)
 from tritonparam.stream.loops.library import address_of, caller
 from tritonparam.stream.lowering import lower_normal, lower_truncated_normal, lower_uniform
 
@@ -23,15 +35,20 @@ class Maker(NamedTuple):
 
     Attributes:
         values, store: Addresses of loops; 0 for a constant.
+        bits: Those of a constant, repeated to 64.
         parameters: 32-bit words in the order in which `transforms.py` reads them, as five of 64 bits.
     """
 
     values: int
     store: int
+    bits: int
     parameters: tuple[int, ...]
 
 
-CONSTANT = Maker(0, 0, (0,) * (PARAMETER_WORDS // 2))
+def constant_maker(bits: int, width: int) -> Maker:
+    """What makes a constant of `width` bytes with these bits, read as unsigned."""
+    repeated = sum(bits << at for at in range(0, 64, 8 * width))
+    return Maker(0, 0, repeated, (0,) * (PARAMETER_WORDS // 2))
 
 
 def maker_of(law: Law, dtype: str) -> Maker:
@@ -50,7 +67,7 @@ def maker_of(law: Law, dtype: str) -> Maker:
         parameters = _packed(floats, (0 if always_below else cut.split, int(always_below)))
     else:
         raise TypeError(f"law must be a random law, got {shown(law)}")
-    return Maker(address_of(kind), address_of(f"{dtype}_bits"), parameters)
+    return Maker(address_of(kind), address_of(f"{dtype}_bits"), 0, parameters)
 
 
 def _packed(floats: tuple[np.float32, ...], words: tuple[int, ...] = ()) -> tuple[int, ...]:
@@ -60,58 +77,60 @@ def _packed(floats: tuple[np.float32, ...], words: tuple[int, ...] = ()) -> tupl
     return tuple(packed.view(np.uint64).tolist())
 
 
-class BoxRow(NamedTuple):
-    """A box to write.
-
-    Attributes:
-        out: Address of its first element.
-        width: Bytes of an element.
-        first: Number of its first element in the global tensor.
-        key: The key of the tensor, or the bits of a constant, repeated to 64.
-        maker: What makes its values.
-        dims: Its dimensions, the innermost first; at least one, and the first one's step in the global tensor is 1.
-    """
-
-    out: int
-    width: int
-    first: int
-    key: int
-    maker: Maker
-    dims: tuple[Dim, ...]
-
-
 class BoxTable:
     """Boxes that stand one after the other, to be written in pieces, by any thread in any order.
+
+    Args:
+        addresses: Of each box's first element.
+        widths: Bytes of an element.
+        firsts: Number of its first element in the global tensor.
+        keys: uint64: the keys of the tensors.
+        counts: How many elements each box has; at least one.
+        makers: What makes values.
+        which: The number of each box's maker.
+        dims: Of the boxes that are not one run, by their number, the dimensions, the innermost first; the first one's
+            step in the global tensor is 1.
 
     Attributes:
         elements: How many there are in all.
     """
 
-    def __init__(self, rows: Sequence[BoxRow]) -> None:
-        dims = [each for row in rows for dim in row.dims for each in dim]
-        self._dims = np.array(dims, np.int64)
-        counts, starts, columns = [], [], []
-        start = 0
-        for row in rows:
-            counts.append(math.prod(dim[0] for dim in row.dims))
-            starts.append(start)
-            maker, ndim = row.maker, len(row.dims)
-            columns.append(
-                (row.out, row.width, row.first, row.key, maker.values, maker.store, ndim, 0, *maker.parameters)
-            )
-            start += 3 * ndim
-        self._table = np.array(columns, np.uint64).view(np.int64).reshape(-1, BOX)
-        self._table[:, DIMS] = self._dims.ctypes.data + 8 * np.array(starts, np.int64)
+    def __init__(
+        self,
+        addresses: Sequence[int],
+        widths: Sequence[int],
+        firsts: Sequence[int],
+        keys: NDArray[np.uint64],
+        counts: Sequence[int],
+        makers: Sequence[Maker],
+        which: Sequence[int],
+        dims: Mapping[int, Sequence[Dim]],
+    ) -> None:
+        boxes = len(addresses)
+        made = np.array([(m.values, m.store, m.bits, *m.parameters) for m in makers], np.uint64).view(np.int64)
+        made = made.reshape(-1, 3 + PARAMETER_WORDS // 2)[np.array(which, np.int64)]
+        strided = [dim for own in dims.values() for dim in own]
+        self._dims = np.ones((boxes + len(strided), 3), np.int64)
+        self._dims[:boxes, 0] = counts
+        self._dims[boxes:] = np.array(strided, np.int64).reshape(-1, 3)
+        ndim, place = np.ones(boxes, np.int64), np.arange(boxes)
+        rows, lengths = list(dims), np.array([len(own) for own in dims.values()], np.int64)
+        ndim[rows], place[rows] = lengths, boxes + np.cumsum(lengths) - lengths
+
+        self._table = table = np.empty((boxes, BOX), np.int64)
+        table[:, OUT], table[:, WIDTH], table[:, FIRST] = addresses, widths, firsts
+        table[:, VALUES], table[:, STORE], table[:, PARAMETERS:] = made[:, 0], made[:, 1], made[:, 3:]
+        table[:, KEY] = np.where(made[:, 1] == 0, made[:, 2], keys.view(np.int64))
+        table[:, NDIM], table[:, DIMS] = ndim, self._dims.ctypes.data + self._dims.strides[0] * place
         self._ends = np.cumsum(counts, dtype=np.int64)
-        self._stops: list[int] = self._ends.tolist()
-        self.elements = self._stops[-1] if rows else 0
+        self.elements = int(self._ends[-1]) if boxes else 0
         self._write = caller("boxes")
-        self._addresses = self._table.ctypes.data, self._ends.ctypes.data, address_of("words")
+        self._addresses = table.ctypes.data, self._ends.ctypes.data, address_of("words")
 
     def write(self, start: int, stop: int) -> None:
         """Write the elements [start, stop) of all boxes' elements; no lock of Python is held meanwhile."""
         table, ends, words = self._addresses
         memory = np.empty(SCRATCH // 8, np.int64)
         scratch = memory.ctypes.data
-        first = bisect.bisect_right(self._stops, start)
+        first = int(self._ends.searchsorted(start, "right"))
         self._write(table, ends, first, start, stop, words, scratch, scratch=scratch)
