@@ -131,10 +131,10 @@ def test_without_a_place_to_keep_files_loops_are_compiled_each_time(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setattr(object_files, "folder", lambda: tmp_path / "file" / "loops")
-    object_files.keep("float32_bits", b"code")
-    assert object_files.read("float32_bits") is None
+    object_files.keep("float64_bits", b"code")
+    assert object_files.read("float64_bits") is None
     monkeypatch.setattr(library, "_loaded", {})
-    assert library.address_of("float32_bits")
+    assert library.address_of("float64_bits")
 
 
 def test_no_file_stays_behind_where_the_disk_is_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
     from tritonparam.plan.fill import Fill
 
-_PIECE = 2**19  # elements that a thread writes at a time: 2 MiB of float32, a huge page
+_PIECE = 2**20  # elements that a thread writes at a time: a millisecond of normals
 _SMALL_PIECE = 2**14  # worth another thread
 
 

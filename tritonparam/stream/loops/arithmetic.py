@@ -6,9 +6,8 @@ Numba widens 32-bit integers to 64 bits in every operation; `int32` and `uint32`
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
-
-from tritonparam.stream.loops.layout import RESULT
 
 float32, int32, uint32, uint64 = np.float32, np.int32, np.uint32, np.uint64
 
@@ -68,18 +67,18 @@ doubles_at = _pointer(types.float64)
 
 
 @intrinsic
-def call(typingctx, loop, scratch, x, n):
+def call(typingctx, loop, source, x, out, n):
     """Call the compiled loop at the address `loop`."""
 
     def generate(context, builder, signature, arguments):
         pointer, word = ir.PointerType(), ir.IntType(64)
-        kind = ir.FunctionType(ir.IntType(32), [pointer, pointer, word, word, word])
-        address, scratch, *_ = arguments
-        result = builder.inttoptr(builder.add(scratch, word(RESULT)), pointer)
-        builder.call(builder.inttoptr(address, kind.as_pointer()), [result, result, *arguments[1:]])
+        kind = ir.FunctionType(ir.IntType(32), [pointer, pointer, word, word, word, word])
+        nothing = builder.bitcast(cgutils.alloca_once(builder, word), pointer)  # what it returns, and its error
+        address, *rest = arguments
+        builder.call(builder.inttoptr(address, kind.as_pointer()), [nothing, nothing, *rest])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 4), generate
+    return types.void(*[types.int64] * 5), generate
 
 
 @part

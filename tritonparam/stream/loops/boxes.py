@@ -13,15 +13,17 @@ from tritonparam.stream.loops.layout import (
     BOX,
     DIMS,
     FIRST,
+    FLOATS,
     INDEX,
     KEY,
     NDIM,
     OUT,
     PARAMETERS,
+    ROUND,
     RUNS,
-    STORE,
     VALUES,
     WIDTH,
+    WORDS,
 )
 
 
@@ -92,18 +94,32 @@ def _next_run(box, index):
 
 
 @part
+def _put(pattern, source, out, width, step, n):
+    """Put n elements of one pattern of bits, with which `source` is full, at every `step`-th place from `out` on."""
+    if step == 1:
+        places, words = longs_at(out, 0), (n * width) >> 3
+        for i in range(words):
+            places[i] = pattern
+        _move(source, out + 8 * words, 1, 1, n * width - 8 * words)
+    else:
+        while n:
+            some = min(n, 8)
+            _move(source, out, width, step, some)
+            n, out = n - some, out + some * step * width
+
+
+@part
 def _fill_constant(box, start, stop, scratch):
     """Write elements [start, stop) of a box of a constant."""
-    dims, index = indices_at(box[DIMS], 0), indices_at(scratch, INDEX)
-    length, stride, width = dims[0], dims[2], box[WIDTH]
-    bits, pattern = indices_at(scratch, BITS), box[KEY]
-    for i in range(min(BATCH // 2 * width, stop - start)):
+    dims, index, bits = indices_at(box[DIMS], 0), indices_at(scratch, INDEX), indices_at(scratch, BITS)
+    length, stride, width, pattern = dims[0], dims[2], box[WIDTH], box[KEY]
+    for i in range(8):
         bits[i] = pattern
     _, place = _enter(box, index, start)
     done = index[0]
     while start < stop:
-        n = min(length - done, stop - start, 4 * BATCH)
-        _move(scratch + BITS, box[OUT] + place * width, width, stride, n)
+        n = min(length - done, stop - start)
+        _put(pattern, scratch + BITS, box[OUT] + place * width, width, stride, n)
         start, done, place = start + n, done + n, place + n * stride
         if done == length:
             _, away = _next_run(box, index)
@@ -132,15 +148,18 @@ def _fill_random(box, parameters, start, stop, words, scratch):
             if done == length:
                 further, away = _next_run(box, index)
                 number, place, done = number + further - length, place + away - length * stride, 0
-        call(words, scratch, box[KEY], count)
-        call(box[VALUES], scratch, parameters, 2 * count)
-        if many == 1 and stride == 1 and runs[0] == 0 and runs[2] == 4 * count:
-            call(box[STORE], scratch, out + runs[1] * width, 2 * count)
-        else:
-            call(box[STORE], scratch, scratch + BITS, 2 * count)
+        call(words, scratch + BLOCKS, box[KEY], scratch + WORDS, count)
+        # Where a batch lies in memory as it is made, it is made there.
+        is_whole = many == 1 and stride == 1 and runs[0] == 0 and runs[2] == 4 * count
+        made = out + runs[1] * width if is_whole else scratch + BITS
+        values = scratch + FLOATS if box[ROUND] else made
+        call(box[VALUES], scratch + WORDS, parameters, values, 2 * count)
+        if box[ROUND]:
+            call(box[ROUND], values, 0, made, 4 * count)
+        if not is_whole:
             for i in range(many):
                 at, to, n = runs[3 * i], runs[3 * i + 1], runs[3 * i + 2]
-                _move(scratch + BITS + at * width, out + to * width, width, stride, n)
+                _move(made + at * width, out + to * width, width, stride, n)
 
 
 def boxes(table, ends, first, start, stop, words, scratch):
@@ -161,7 +180,7 @@ def boxes(table, ends, first, start, stop, words, scratch):
         upto = min(stop, stops[which])
         address = table + 8 * BOX * which
         box = indices_at(address, 0)
-        if box[STORE]:
+        if box[VALUES]:
             _fill_random(box, address + 8 * PARAMETERS, start - own, upto - own, words, scratch)
         else:
             _fill_constant(box, start - own, upto - own, scratch)

@@ -10,25 +10,25 @@ import llvmlite.binding as llvm
 
 from tritonparam._locks import across_forks
 from tritonparam.stream.loops import object_files
-from tritonparam.stream.loops.layout import RESULT
 
 # The file of this room that has each loop, and how many int64 it takes.
 LOOPS = {
     "boxes": ("boxes", 7),
-    "words": ("philox", 3),
-    "uniform": ("transforms", 3),
-    "normal": ("transforms", 3),
-    "truncated_normal": ("transforms", 3),
-    "truncated_normal_with_tail": ("transforms", 3),
-    "float32_bits": ("rounding", 3),
-    "float64_bits": ("rounding", 3),
-    "bfloat16_bits": ("rounding", 3),
-    "float16_bits": ("rounding", 3),
-    "float8_e4m3fn_bits": ("rounding", 3),
-    "float8_e5m2_bits": ("rounding", 3),
+    "words": ("philox", 4),
+    "uniform": ("transforms", 4),
+    "normal": ("transforms", 4),
+    "truncated_normal": ("transforms", 4),
+    "truncated_normal_with_tail": ("transforms", 4),
+    "float64_bits": ("rounding", 4),
+    "bfloat16_bits": ("rounding", 4),
+    "float16_bits": ("rounding", 4),
+    "float8_e4m3fn_bits": ("rounding", 4),
+    "float8_e5m2_bits": ("rounding", 4),
 }
 
 _LOCK = across_forks()
+_returned = ctypes.c_int64()  # where every loop says that it returns nothing
+_NOTHING = ctypes.addressof(_returned)
 _loaded: dict[str, tuple[int, llvm.ExecutionEngine]] = {}
 
 
@@ -49,13 +49,12 @@ def address_of(name: str) -> int:
 
 @cache
 def caller(name: str) -> Callable[..., None]:
-    """A loop as a function of its ints, and a scratch by name; other threads run meanwhile."""
+    """A loop as a function of its ints, during which other threads run."""
     kind = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * LOOPS[name][1])
     loop = kind(address_of(name))
 
-    def call(*arguments: int, scratch: int) -> None:
-        result = scratch + RESULT
-        if status := loop(result, result, *arguments):
+    def call(*arguments: int) -> None:
+        if status := loop(_NOTHING, _NOTHING, *arguments):
             raise RuntimeError(f"the compiled loop {name} returned {status}, not 0")
 
     return call

@@ -5,7 +5,7 @@ halves are never looked at: a round is two multiplications, two shifts and two e
 """
 
 from tritonparam.stream.loops.arithmetic import longs_at, part, uint32, uint64
-from tritonparam.stream.loops.layout import BLOCKS, EVEN_WORDS, ODD_WORDS
+from tritonparam.stream.loops.layout import ODD
 
 MULTIPLIERS = (uint64(0xD2511F53), uint64(0xCD9E8D57))
 WEYL = (uint32(0x9E3779B9), uint32(0xBB67AE85))
@@ -27,16 +27,16 @@ def philox4x32(block, key):
     return c0, c1, c2, c3
 
 
-def words(scratch, key, n):
-    """The words of the n blocks whose numbers stand in `scratch`: 0 and 2 of each block as even ones, 1 and 3 as odd.
+def words(source, key, out, n):
+    """The words of n blocks: 0 and 2 of each block at `out`, 1 and 3 of each from `out` + ODD on.
 
     Args:
-        scratch: Address of a scratch; see `layout.py`.
+        source: Address of the blocks' numbers, uint64.
         key: The key, as 64 bits.
+        out: Address of 4n uint32, in two halves.
         n: How many blocks.
     """
-    blocks = longs_at(scratch, BLOCKS)
-    even, odd = longs_at(scratch, EVEN_WORDS), longs_at(scratch, ODD_WORDS)
+    blocks, even, odd = longs_at(source, 0), longs_at(out, 0), longs_at(out, ODD)
     for i in range(n):
         w0, w1, w2, w3 = philox4x32(blocks[i], uint64(key))
         even[i] = (w0 & _LOW) | (w2 << _HALF)

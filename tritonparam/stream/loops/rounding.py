@@ -1,12 +1,12 @@
 """From float32 values to the bits of the tensor's dtype, rounded once to nearest even, in the order of memory.
 
 The values are no NaNs. Bits are made by integers and float32 addition, so no machine's conversion has a say in them.
-A loop joins the even elements and the odd ones again.
 """
 
 import numpy as np
 
 from tritonparam.stream.loops.arithmetic import (
+    bytes_at,
     doubles_at,
     float32,
     float_bits,
@@ -18,19 +18,17 @@ from tritonparam.stream.loops.arithmetic import (
     smaller,
     uint32,
     uint_bits,
-    words_at,
 )
-from tritonparam.stream.loops.layout import EVEN, ODD
 
 _MAGNITUDE = uint32(0x7FFFFFFF)
-_LOW, _HIGH = uint32(0xFFFF), uint32(0xFFFF0000)
 
 
 @part
-def _bfloat16_in_place(x):
-    """The bits of a bfloat16 in the upper half of 32, with whatever below."""
+def _bfloat16(x):
+    """The upper half of the bits, to nearest even."""
     bits = uint_bits(x)
-    return uint32(bits + uint32(uint32(0x7FFF) + uint32(uint32(bits >> uint32(16)) & uint32(1))))
+    tie = uint32(uint32(bits >> uint32(16)) & uint32(1))
+    return uint32(uint32(bits + uint32(uint32(0x7FFF) + tie)) >> uint32(16))
 
 
 def _small_float(exponent_bits, mantissa_bits, largest):
@@ -64,49 +62,41 @@ _float8_e4m3fn = _small_float(4, 3, 0x7E)
 _float8_e5m2 = _small_float(5, 2, 0x7C)
 
 
-def float32_bits(scratch, out, n):
-    """Store n pairs of values. All loops here take the same.
+def float64_bits(source, _, out, n):
+    """Store n float32, widened. All loops here take the same.
 
     Args:
-        scratch: Address of a scratch with the values; see `layout.py`.
-        out: Address of the 2n elements.
-        n: How many pairs.
+        source: Address of the values.
+        out: Address of the n elements.
+        n: How many.
     """
-    even, odd, bits = words_at(scratch, EVEN), words_at(scratch, ODD), words_at(out, 0)
+    values, widened = floats_at(source, 0), doubles_at(out, 0)
     for i in range(n):
-        bits[2 * i], bits[2 * i + 1] = even[i], odd[i]
+        widened[i] = np.float64(values[i])
 
 
-def float64_bits(scratch, out, n):
-    """Store n pairs of values, widened."""
-    even, odd, values = floats_at(scratch, EVEN), floats_at(scratch, ODD), doubles_at(out, 0)
+def bfloat16_bits(source, _, out, n):
+    """Store n float32 as bfloat16."""
+    values, bits = floats_at(source, 0), halves_at(out, 0)
     for i in range(n):
-        values[2 * i], values[2 * i + 1] = np.float64(even[i]), np.float64(odd[i])
+        bits[i] = np.uint16(_bfloat16(values[i]))
 
 
-def bfloat16_bits(scratch, out, n):
-    """Store n pairs of values as bfloat16."""
-    even, odd, bits = floats_at(scratch, EVEN), floats_at(scratch, ODD), words_at(out, 0)
+def float16_bits(source, _, out, n):
+    """Store n float32 as float16."""
+    values, bits = floats_at(source, 0), halves_at(out, 0)
     for i in range(n):
-        low, high = _bfloat16_in_place(even[i]), _bfloat16_in_place(odd[i])
-        bits[i] = uint32(uint32(low >> uint32(16)) | uint32(high & _HIGH))
+        bits[i] = np.uint16(_float16(values[i]))
 
 
-def float16_bits(scratch, out, n):
-    """Store n pairs of values as float16."""
-    even, odd, bits = floats_at(scratch, EVEN), floats_at(scratch, ODD), words_at(out, 0)
-    for i in range(n):
-        bits[i] = uint32(_float16(even[i]) | uint32(_float16(odd[i]) << uint32(16)))
-
-
-def _bytes(round_bits):
-    def float8_bits(scratch, out, n):
-        """Store n pairs of values as 8-bit floats."""
-        even, odd, bits = floats_at(scratch, EVEN), floats_at(scratch, ODD), halves_at(out, 0)
+def _to_bytes(round_bits):
+    def float8_bits(source, _, out, n):
+        """Store n float32 as 8-bit floats."""
+        values, bits = floats_at(source, 0), bytes_at(out, 0)
         for i in range(n):
-            bits[i] = np.uint16(uint32(round_bits(even[i]) | uint32(round_bits(odd[i]) << uint32(8))))
+            bits[i] = np.uint8(round_bits(values[i]))
 
     return float8_bits
 
 
-float8_e4m3fn_bits, float8_e5m2_bits = _bytes(_float8_e4m3fn), _bytes(_float8_e5m2)
+float8_e4m3fn_bits, float8_e5m2_bits = _to_bytes(_float8_e4m3fn), _to_bytes(_float8_e5m2)

@@ -19,8 +19,8 @@ from tritonparam.stream.loops.layout import (
     OUT,
     PARAMETER_WORDS,
     PARAMETERS,
+    ROUND,
     SCRATCH,
-    STORE,
     VALUES,
     WIDTH,
 )
@@ -34,13 +34,14 @@ class Maker(NamedTuple):
     """The loops of a law and of a dtype, and the law's parameters.
 
     Attributes:
-        values, store: Addresses of loops; 0 for a constant.
+        values: Address of the law's loop; 0 for a constant.
+        round: Address of the dtype's; 0 for a constant and for float32.
         bits: Those of a constant, repeated to 64.
         parameters: 32-bit words in the order in which `transforms.py` reads them, as five of 64 bits.
     """
 
     values: int
-    store: int
+    round: int
     bits: int
     parameters: tuple[int, ...]
 
@@ -67,7 +68,7 @@ def maker_of(law: Law, dtype: str) -> Maker:
         parameters = _packed(floats, (0 if always_below else cut.split, int(always_below)))
     else:
         raise TypeError(f"law must be a random law, got {shown(law)}")
-    return Maker(address_of(kind), address_of(f"{dtype}_bits"), 0, parameters)
+    return Maker(address_of(kind), 0 if dtype == "float32" else address_of(f"{dtype}_bits"), 0, parameters)
 
 
 def _packed(floats: tuple[np.float32, ...], words: tuple[int, ...] = ()) -> tuple[int, ...]:
@@ -107,7 +108,7 @@ class BoxTable:
         dims: Mapping[int, Sequence[Dim]],
     ) -> None:
         boxes = len(addresses)
-        made = np.array([(m.values, m.store, m.bits, *m.parameters) for m in makers], np.uint64).view(np.int64)
+        made = np.array([(m.values, m.round, m.bits, *m.parameters) for m in makers], np.uint64).view(np.int64)
         made = made.reshape(-1, 3 + PARAMETER_WORDS // 2)[np.array(which, np.int64)]
         strided = [dim for own in dims.values() for dim in own]
         self._dims = np.ones((boxes + len(strided), 3), np.int64)
@@ -119,8 +120,8 @@ class BoxTable:
 
         self._table = table = np.empty((boxes, BOX), np.int64)
         table[:, OUT], table[:, WIDTH], table[:, FIRST] = addresses, widths, firsts
-        table[:, VALUES], table[:, STORE], table[:, PARAMETERS:] = made[:, 0], made[:, 1], made[:, 3:]
-        table[:, KEY] = np.where(made[:, 1] == 0, made[:, 2], keys.view(np.int64))
+        table[:, VALUES], table[:, ROUND], table[:, PARAMETERS:] = made[:, 0], made[:, 1], made[:, 3:]
+        table[:, KEY] = np.where(made[:, 0] == 0, made[:, 2], keys.view(np.int64))
         table[:, NDIM], table[:, DIMS] = ndim, self._dims.ctypes.data + self._dims.strides[0] * place
         self._ends = np.cumsum(counts, dtype=np.int64)
         self.elements = int(self._ends[-1]) if boxes else 0
@@ -133,4 +134,4 @@ class BoxTable:
         memory = np.empty(SCRATCH // 8, np.int64)
         scratch = memory.ctypes.data
         first = int(self._ends.searchsorted(start, "right"))
-        self._write(table, ends, first, start, stop, words, scratch, scratch=scratch)
+        self._write(table, ends, first, start, stop, words, scratch)

@@ -1,7 +1,7 @@
 """From words to float32 values: docs/stream.md, sections 5 to 7, operation by operation.
 
-A loop takes the words of even elements and those of odd ones, and makes their values apart from each other too: that
-is how Box and Muller pair them. `parameters` are those of `lower_*`, in the order in which they are read here.
+A loop takes the words of even elements and those of odd ones, as Box and Muller pair them. `parameters` are those of
+`lower_*`, in the order in which they are read here.
 """
 
 from tritonparam.stream.coefficients import (
@@ -31,7 +31,7 @@ from tritonparam.stream.loops.arithmetic import (
     uint_bits,
     words_at,
 )
-from tritonparam.stream.loops.layout import EVEN, EVEN_WORDS, ODD, ODD_WORDS
+from tritonparam.stream.loops.layout import ODD
 
 _ONE_BITS, _MANTISSA, _EXPONENT = int32(0x3F800000), int32(0x007FFFFF), int32(-0x00800000)
 _ZERO, _HALF, _ONE, _TWO, _FOUR = (float32(each) for each in (0, 0.5, 1, 2, 4))
@@ -103,45 +103,43 @@ def _truncated_normal(word, mean, std, low, high, split, always_below, scale, be
     return smaller(larger(fma(z, std, mean), low), high)
 
 
-def uniform(scratch, parameters, n):
+def uniform(source, parameters, out, n):
     """The values of n pairs of elements: low + word * scale, kept below high. See `truncated_normal`."""
     p = floats_at(parameters, 0)
     low, scale, cap = p[0], p[1], p[2]
-    even_words, odd_words = words_at(scratch, EVEN_WORDS), words_at(scratch, ODD_WORDS)
-    even, odd = floats_at(scratch, EVEN), floats_at(scratch, ODD)
+    even, odd, values = words_at(source, 0), words_at(source, ODD), floats_at(out, 0)
     for i in range(n):
-        even[i] = _uniform(even_words[i], low, scale, cap)
-        odd[i] = _uniform(odd_words[i], low, scale, cap)
+        values[2 * i] = _uniform(even[i], low, scale, cap)
+        values[2 * i + 1] = _uniform(odd[i], low, scale, cap)
 
 
-def normal(scratch, parameters, n):
+def normal(source, parameters, out, n):
     """The values of n pairs of elements. See `truncated_normal`."""
     p = floats_at(parameters, 0)
     mean, radius = p[0], (p[1], p[2], p[3], p[4], p[5])
-    even_words, odd_words = words_at(scratch, EVEN_WORDS), words_at(scratch, ODD_WORDS)
-    even, odd = floats_at(scratch, EVEN), floats_at(scratch, ODD)
+    even, odd, values = words_at(source, 0), words_at(source, ODD), floats_at(out, 0)
     for i in range(n):
-        even[i], odd[i] = _normal_pair(even_words[i], odd_words[i], mean, radius)
+        values[2 * i], values[2 * i + 1] = _normal_pair(even[i], odd[i], mean, radius)
 
 
 def _truncated(has_tail):
-    def truncated_normal(scratch, parameters, n):
+    def truncated_normal(source, parameters, out, n):
         """The values of n pairs of elements.
 
         Args:
-            scratch: Address of a scratch with their words; see `layout.py`.
+            source: Address of their words, of the even elements, and from ODD on of the odd ones.
             parameters: Address of the law's parameters, of 32 bits each.
+            out: Address of 2n float32.
             n: How many pairs.
         """
         p, bits = floats_at(parameters, 0), words_at(parameters, 0)
         mean, std, low, high, scale, below, above = p[0], p[1], p[2], p[3], p[4], p[5], p[6]
         split, always_below = bits[7], bits[8] != uint32(0)
-        both = mean, std, low, high, split, always_below, scale, below, above
-        even_words, odd_words = words_at(scratch, EVEN_WORDS), words_at(scratch, ODD_WORDS)
-        even, odd = floats_at(scratch, EVEN), floats_at(scratch, ODD)
+        law = mean, std, low, high, split, always_below, scale, below, above
+        even, odd, values = words_at(source, 0), words_at(source, ODD), floats_at(out, 0)
         for i in range(n):
-            even[i] = _truncated_normal(even_words[i], *both, has_tail)
-            odd[i] = _truncated_normal(odd_words[i], *both, has_tail)
+            values[2 * i] = _truncated_normal(even[i], *law, has_tail)
+            values[2 * i + 1] = _truncated_normal(odd[i], *law, has_tail)
 
     return truncated_normal
 
