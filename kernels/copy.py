@@ -199,4 +199,18 @@ def copy(table, rows: int, programs: int, codes: tuple[int, ...]) -> None:
     """
     if programs == 0:
         return
-    _copy_kernel[(programs,)](table, rows, CODES=codes, num_warps=num_warps(codes), enable_fp_fusion=False)
+    _copy_kernel[(programs,)](table, rows, **_options(codes))
+
+
+def compile_copy(table, codes: tuple[int, ...]) -> None:
+    """Compile what `copy` would launch, for the device that Triton takes for the current one.
+
+    Args:
+        table: The dtype of a table: torch.int64.
+        codes: As for `copy`.
+    """
+    _copy_kernel.warmup(table, 1, grid=(1,), **_options(codes))
+
+
+def _options(codes: tuple[int, ...]) -> dict[str, object]:
+    return {"CODES": codes, "num_warps": num_warps(codes), "enable_fp_fusion": False}

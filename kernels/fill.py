@@ -150,8 +150,22 @@ def fill(table, rows: int, programs: int, kinds: int, dtypes: int, strided: int)
     """
     if programs == 0:
         return
+    _fill_kernel[(programs,)](table, rows, **_options(kinds, dtypes, strided))
+
+
+def compile_fill(table, kinds: int, dtypes: int, strided: int) -> None:
+    """Compile what `fill` would launch, for the device that Triton takes for the current one.
+
+    Args:
+        table: The dtype of a table: torch.int64.
+        kinds, dtypes, strided: As for `fill`.
+    """
+    _fill_kernel.warmup(table, 1, grid=(1,), **_options(kinds, dtypes, strided))
+
+
+def _options(kinds: int, dtypes: int, strided: int) -> dict[str, int]:
     flags = {"KINDS": kinds, "DTYPES": dtypes, "STRIDED": strided}
-    _fill_kernel[(programs,)](table, rows, **flags, num_warps=num_warps(kinds), enable_fp_fusion=False)
+    return flags | {"num_warps": num_warps(kinds), "enable_fp_fusion": False}
 
 
 def is_interpreted() -> bool:

@@ -23,6 +23,7 @@ def test_help_and_version(run: Run) -> None:
     assert "inspect" in run("--help")[1]
     assert "tritonparam init examples/gpt2.json --out gpt2-seed0" in run("init", "--help")[1]
     assert "tritonparam inspect gpt2-seed0 --plot gpt2.png" in run("inspect", "--help")[1]
+    assert "tritonparam warmup --arch 80 90 100" in run("warmup", "--help")[1]
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -68,3 +69,17 @@ def test_a_message_is_one_short_line_of_text(run: Run, tmp_path: Path) -> None:
     assert err.count("\n") == 1
     assert len(err) < 1000
     assert err.rstrip("\n").isprintable()
+
+
+def test_warmup_says_what_is_ready(run: Run) -> None:
+    pytest.importorskip("numba")
+    code, out, err = run("warmup")
+    assert (code, err) == (0, "")
+    assert out.startswith("11 loops for this host ready, ")
+    code, out, err = run("warmup", "90")
+    assert (code, out) == (2, "")
+    assert err == "error: Invalid value: got 90; compute capabilities stand after --arch\n"
+    code, out, err = run("warmup", "--arch", "9", "90")
+    assert code == 1
+    assert "architecture must be a compute capability such as 80, 90 or 100, got 9" in err
+    assert out == ""

@@ -1,4 +1,4 @@
-"""The command line: `tritonparam init` writes a freshly initialized checkpoint, `tritonparam inspect` checks one."""
+"""The command line: `init` writes a freshly initialized checkpoint, `inspect` checks one, `warmup` compiles."""
 
 from __future__ import annotations
 
@@ -45,6 +45,12 @@ INSPECT_EXAMPLES = """[bold]Examples[/bold]
 
   tritonparam inspect gpt2-seed0 --json | python -m json.tool
 """
+WARMUP_EXAMPLES = """[bold]Examples[/bold]
+
+  tritonparam warmup
+
+  tritonparam warmup --arch 80 90 100
+"""
 
 
 def _show_version(wanted: bool) -> None:
@@ -53,7 +59,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Run 'tritonparam init --help' or 'tritonparam inspect --help' for examples.")
+@app.callback(epilog="Run 'tritonparam COMMAND --help' for examples.")
 def _app(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
@@ -87,7 +93,7 @@ def init(
     device: Annotated[
         str | None, typer.Option(help="cuda or cpu; changes no value. \\[default: cuda where there is one]")
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="triton or numpy; changes no value.")] = None,
+    backend: Annotated[str | None, typer.Option(help="triton, cpu or numpy; changes no value.")] = None,
     max_shard_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="The most bytes in one file. \\[default: 5GB]")
     ] = None,
@@ -161,6 +167,32 @@ def inspect(
         plot_inspection(inspection, plot, folder.resolve().name)
     if not inspection.ok:
         raise typer.Exit(1)
+
+
+@app.command(epilog=WARMUP_EXAMPLES)
+def warmup(
+    arch: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--arch",
+            metavar="N ...",
+            help="Also the GPU kernels, for CUDA devices of these compute capabilities; none of them need be here.",
+            show_default=False,
+        ),
+    ] = None,
+    more: Annotated[list[int] | None, typer.Argument(hidden=True)] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Compile beforehand what the first use would wait for: the loops of this host, and GPU kernels if asked.
+
+    Loops are kept in the user's cache folder for this version and this CPU, kernels in Triton's own.
+    """
+    from tritonparam.cli.warmup import warm_up
+
+    if more and not arch:
+        raise typer.BadParameter(f"got {more[0]}; compute capabilities stand after --arch")
+    imported()
+    warm_up([*(arch or ()), *(more or ())])
 
 
 def main() -> None:

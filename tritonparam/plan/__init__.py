@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tritonparam.plan.arrays import view_of_array
 from tritonparam.plan.backends import resolve_backend
+from tritonparam.plan.backends.ahead import CompileStep, kernels_ahead, loops_ahead
 from tritonparam.plan.box_set import BoxSet
 from tritonparam.plan.boxes import as_box, box_in, box_of_box, meeting_pair, meets_any
 from tritonparam.plan.copy import CAST_DTYPES, Copy
@@ -24,6 +25,7 @@ __all__ = [
     "RANDOM_DTYPES",
     "Box",
     "BoxSet",
+    "CompileStep",
     "Copy",
     "Fill",
     "FillColumns",
@@ -42,6 +44,8 @@ __all__ = [
     "checked_device",
     "cut_boxes",
     "is_deferred",
+    "kernels_ahead",
+    "loops_ahead",
     "meeting_pair",
     "meets_any",
     "named_device",

@@ -31,7 +31,8 @@ class Plan:
     Args:
         operations: Fills and Copies; or `FillColumns`, whose fills are never made objects where the backend can do
             without.
-        backend: "triton", "numpy" or None for the device's own (CUDA: triton, CPU: numpy). It changes no value.
+        backend: "triton", "cpu", "numpy" or None for the device's own (CUDA: triton; CPU: cpu where Numba is
+            installed, else numpy). It changes no value.
 
     Raises:
         TypeError: There is something else among the operations.
