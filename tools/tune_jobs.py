@@ -242,10 +242,10 @@ def write_package(variant: Variant, folder: Path) -> None:
     shutil.copytree(KERNELS, package, ignore=shutil.ignore_patterns("__pycache__"))
     file = package / f"{variant.kernel}.py"
     text = file.read_text()
-    options = "".join(f", {name}={value}" for name, value in variant.values if name.islower())
+    options = "".join(f', "{name}": {value}' for name, value in variant.values if name.islower())
     edits = [(CONSTANTS[variant.kernel][name], rf"\g<1>{value}") for name, value in variant.values if name.isupper()]
     edits.append((r"^    " + re.escape(ENTRY[variant.kernel]), "    return " + ENTRY[variant.kernel]))
-    edits.append((r"\bnum_warps=(num_warps\(\w+\))", r"num_warps=\1" + options))
+    edits.append((r"\"num_warps\": (num_warps\(\w+\))", r'"num_warps": \1' + options))
     for pattern, replacement in edits:
         text, found = re.subn(pattern, replacement, text, flags=re.MULTILINE)
         if found != 1:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,12 +53,26 @@ def test_the_examples_are_the_models_they_are_named_after() -> None:
     assert {name: prepare(str(EXAMPLES / f"{name}.json")).parameters for name in counts} == counts
 
 
-def test_a_model_larger_than_memory_is_one_line(run: Run, tmp_path: Path) -> None:
-    """torch has no type of its own for the memory of a host."""
+def test_a_model_larger_than_the_disk_is_refused_before_anything_is_written(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     config = json.loads((EXAMPLES / "tiny-llama.json").read_text())
     (tmp_path / "c.json").write_text(json.dumps(config | {"vocab_size": 10**12}))
     code, out, err = run("init", tmp_path / "c.json", "--out", tmp_path / "m", "--device", "cpu")
+    assert (code, out) == (1, "")
+    wanted = r"error: \S+ needs 128\.0 TB more, and its disk has .* free: choose another disk, or a narrower --dtype\n"
+    assert re.fullmatch(wanted, err)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
+
+
+def test_a_tensor_larger_than_memory_is_one_line(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch has no type of its own for the memory of a host."""
+    (tmp_path / "too_large.py").write_text(
+        "import torch\n\n\ndef build():\n    layer = torch.nn.Linear(2**21, 2**21, bias=False)\n"
+        "    torch.nn.init.orthogonal_(layer.weight)\n    return layer\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**60))
+    code, out, err = run("init", "too_large:build", "--out", tmp_path / "m", "--device", "cpu")
     assert (code, out) == (1, "")
     assert err == "error: out of memory; tensors that have to be replayed are held whole, one after the other\n"
     assert not (tmp_path / "m").exists()

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from tritonparam._locks import across_forks
 from tritonparam.module.source import ONE, Elements, Source
 from tritonparam.plan import Box, View
 from tritonparam.stream import Constant, Law
@@ -25,6 +26,9 @@ from tritonparam.stream import Constant, Law
 _ATTRIBUTE = "_tritonparam_history"
 _alive: weakref.WeakSet[History] = weakref.WeakSet()
 _counter = itertools.count()
+_PAGE = 4096  # bytes
+_PLACES = across_forks()
+_next_address = 1 << 48  # beyond those that a process has
 _NO_STORAGE = torch.empty(0, dtype=torch.uint8, device="meta").untyped_storage()
 
 
@@ -179,6 +183,7 @@ class History:
         key: A number of its own.
         live: Host memory that it shares with a NumPy array, so that either's writes are the other's; None as mostly.
         watched: Tensors that share version counters with those that people hold, and what these counters were.
+        place: What passes for its address, once somebody has asked.
     """
 
     device: torch.device
@@ -187,6 +192,7 @@ class History:
     key: int = field(default_factory=_counter.__next__)
     live: torch.UntypedStorage | None = None
     watched: list[tuple[torch.Tensor, int]] = field(default_factory=list)
+    place: int | None = None
 
     def __post_init__(self) -> None:
         _alive.add(self)
@@ -225,10 +231,15 @@ class History:
         history: History | None = getattr(storage, _ATTRIBUTE, None)
         return history
 
-    @property
-    def address(self) -> int:
-        """What passes for the address of its memory, far from that of any other."""
-        return (self.key + 1) << 48
+    def address(self, nbytes: int) -> int:
+        """What passes for the address of its memory, of `nbytes` bytes; no other's lies there."""
+        global _next_address
+        if self.place is None:
+            with _PLACES:
+                if self.place is None:
+                    self.place = _next_address
+                    _next_address += -(-nbytes // _PAGE) * _PAGE + _PAGE
+        return self.place
 
     def begin(self, storage: torch.UntypedStorage) -> None:
         """Make it the history of a new meta storage."""

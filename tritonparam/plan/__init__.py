@@ -7,8 +7,7 @@ box has is for `stream`, and what a tensor is to hold, for `tensor`.
 from __future__ import annotations
 
 from tritonparam.plan.arrays import view_of_array
-from tritonparam.plan.backends import resolve_backend
-from tritonparam.plan.backends.ahead import CompileStep, kernels_ahead, loops_ahead
+from tritonparam.plan.backends import CompileStep, kernels_ahead, loops_ahead, resolve_backend
 from tritonparam.plan.box_set import BoxSet
 from tritonparam.plan.boxes import as_box, box_in, box_of_box, meeting_pair, meets_any
 from tritonparam.plan.copy import CAST_DTYPES, Copy

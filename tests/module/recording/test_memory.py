@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
 from tritonparam import deferred_init, materialize
+from tritonparam.module.tape import History
 
 pytestmark = pytest.mark.filterwarnings("ignore:the constructor looks at random values")
 
@@ -91,6 +92,16 @@ def test_storages_are_told_apart_by_their_addresses():
         assert views == {one.data_ptr()}
         assert other.untyped_storage().data_ptr() not in views
         assert one[1:].data_ptr() == one.data_ptr() + 4
+
+
+def test_addresses_stay_below_those_that_c_can_count_however_many_tensors_there_were():
+    """They were the 2**48th multiples of a number that grows with every write, so the 65,536th began at 2**64."""
+    first = History(torch.device("cpu"))
+    late = History(torch.device("cpu"), key=2**40)
+    size = 2**50
+    assert first.address(size) >= 2**48
+    assert abs(late.address(size) - first.address(size)) >= size
+    assert late.address(size) == late.address(size) < 2**63
 
 
 def test_torch_is_as_it_was_after_the_block():

@@ -1,4 +1,4 @@
-"""What is compiled beforehand is what is compiled at first use otherwise: loops of this host, kernels for any CUDA device."""
+"""What is compiled beforehand is what the first use would compile: loops of this host, kernels for any CUDA device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMPILE = """
 import sys
 from tritonparam.plan import kernels_ahead
 steps = dict(kernels_ahead(90))
-for name in ("normal, bfloat16", "copy, float32 to bfloat16"):
+for name in ("Normal(mean=0.0, std=1.0), bfloat16", "copy, float32 to bfloat16"):
     steps[name]()
 import triton
 from tritonparam.kernels.fill import _fill_kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tritonparam.checkpoint import (
     CheckpointError,
     UsageError,
     encode_header,
+    format_size,
     index_text,
     write_file,
 )
@@ -82,8 +84,8 @@ def write_checkpoint(
     Raises:
         UsageError: `out` exists, or an unfinished run of another job is in its place, and `overwrite` is False; another
             process is at work, or something that is not of a run is in the way.
-        CheckpointError: A tensor came out with other bytes than the record promises, or a file beside the weights has a
-            name that none of a checkpoint has.
+        CheckpointError: The disk has no room for it. A tensor came out with other bytes than the record promises, or a
+            file beside the weights has a name that none of a checkpoint has.
         OSError: The disk refuses.
     """
     begin = time.perf_counter()
@@ -104,6 +106,7 @@ def write_checkpoint(
                 progress(shard.nbytes)
             _compare(job, found, workspace)
             digests |= found
+        _check_room(out, workspace, sum(shard.nbytes for shard in todo), reused)
         with Making(job, todo, device, backend) as making:
             for shard in todo:
                 write_file(workspace.folder / shard.name, _parts(shard, making, progress))
@@ -132,6 +135,22 @@ def _names(job: Job, shards: list[Shard]) -> list[str]:
     if len(shards) == 1:
         names.remove(INDEX_NAME)
     return names
+
+
+def _check_room(out: Path, workspace: Workspace, nbytes: int, reused: int) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Raises:
+        CheckpointError: It has not.
+    """
+    free = shutil.disk_usage(workspace.folder).free
+    if nbytes > free:
+        if not reused:
+            workspace.discard(free=True)
+        raise CheckpointError(
+            f"{out} needs {format_size(nbytes)} more, and its disk has {format_size(free)} free: "
+            "choose another disk, or a narrower --dtype"
+        )
 
 
 def _parts(shard: Shard, making: Making, progress: Progress | None) -> Iterator[bytes | memoryview]:

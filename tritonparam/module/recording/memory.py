@@ -25,14 +25,14 @@ def address(recorder: Recorder, tensor: torch.Tensor, history: History, caller: 
                 "saved inside deferred_init(): save it after materialize"
             )
         return int(shared.data_ptr())
-    return history.address + int(tensor.storage_offset()) * tensor.element_size()
+    return history.address(tensor.untyped_storage().nbytes()) + int(tensor.storage_offset()) * tensor.element_size()
 
 
 def _numbering(data_ptr: Any) -> Any:
     @functools.wraps(data_ptr)
     def numbered(self: torch.UntypedStorage) -> int:
         history = History.of_storage(self) if recorder() is not None else None
-        number: int = data_ptr(self) if history is None else history.address
+        number: int = data_ptr(self) if history is None else history.address(self.nbytes())
         return number
 
     return numbered

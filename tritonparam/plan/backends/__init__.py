@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from tritonparam._arguments import choice, shown
+from tritonparam.plan.backends.ahead import CompileStep, kernels_ahead, loops_ahead
 from tritonparam.plan.backends.missing import is_installed
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tritonparam.plan.fill import Fill
     from tritonparam.plan.fill_columns import FillColumns
 
-__all__ = ["BACKENDS", "Backend", "RunnablePlan", "resolve_backend"]
+__all__ = ["BACKENDS", "Backend", "CompileStep", "RunnablePlan", "kernels_ahead", "loops_ahead", "resolve_backend"]
 
 BACKENDS = ("triton", "cpu", "numpy")
 _NEEDS = {"triton": ("triton", "triton"), "cpu": ("numba", "'tritonparam[cpu]'")}  # package, and what installs it

@@ -71,7 +71,7 @@ def _fills() -> Iterator[CompileStep]:
         sets: list[list[Law]] = [[Constant(0)], *([law] for law in _LAWS), *([Constant(0), law] for law in _LAWS)]
         for laws in sets:
             t = build([Fill(out, law) for law in laws])
-            name = f"{' + '.join(law.kind for law in laws)}, {str(dtype).removeprefix('torch.')}"
+            name = f"{' + '.join(map(repr, laws))}, {str(dtype).removeprefix('torch.')}"
             yield name, functools.partial(kernel.compile_fill, torch.int64, t.kinds, t.dtypes, t.strided)
 
 
