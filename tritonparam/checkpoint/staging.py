@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from tritonparam.checkpoint.casts import WIDENED, widened
-from tritonparam.plan import Copy, Plan, cut_boxes
+from tritonparam.plan import Copy, CopyColumns, Plan, cut_boxes
 
 STAGING = 1 << 26  # bytes of a staging buffer
 _STEP = 1 << 28  # bytes of a step of the progress bar on a host, where each takes its threads a start and a wait
@@ -46,11 +46,12 @@ def move(moves: Iterable[Move], backend: str | None = None, advance: Callable[[i
     for each in moves:
         by_device.setdefault(each.out.device, []).append(each)
     for device, group in by_device.items():
-        plain = [each for each in group if not _is_narrow(each)]
         narrow = [each for each in group if _is_narrow(each)]
+        plain = [each for each in group if not _is_narrow(each)] if narrow else group
         if device.type == "cpu":
             for batch in itertools.chain(_batches(plain, _STEP), _widened(narrow, _WIDENED)):
-                Plan(batch, backend).run()
+                columns = CopyColumns([each.out for each in batch], [each.source for each in batch])
+                Plan(columns, backend).run()
                 advance(_nbytes(batch))
         else:
             size = sum(_aligned(each.source.nbytes) for each in plain)
@@ -99,8 +100,11 @@ class Staging:
                 event.synchronize()
 
 
-def _batches(moves: Iterable[Move], limit: int) -> Iterator[list[Move]]:
+def _batches(moves: Sequence[Move], limit: int) -> Iterator[list[Move]]:
     """The moves, cut into pieces and gathered into lists that fit a buffer of `limit` bytes."""
+    if moves and sum([_ALIGNMENT + each.source.nbytes for each in moves]) <= limit:
+        yield [*moves]
+        return
     batch: list[Move] = []
     filled = 0
     for whole in moves:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
 import operator
@@ -29,6 +30,18 @@ SHAPE_KEY = "global_shape"  # this package's own: without it, what is missing at
 _CONTAINERS = 8  # arrays and objects for each tensor in what places it, which needs three
 _KEPT_OPEN = 64  # files
 _COMPARED = 1 << 20  # elements at a time
+_SHAPES = 1 << 12
+
+
+@functools.lru_cache(_SHAPES)
+def whole_box(shape: tuple[int, ...]) -> Box:
+    """The box that is all of a tensor of `shape`; many tensors of a checkpoint are of one.
+
+    Examples:
+        >>> whole_box((2, 3))
+        Box(offsets=(0, 0), sizes=(2, 3))
+    """
+    return Box.whole(shape)
 
 
 class SavedBox(NamedTuple):
@@ -61,8 +74,15 @@ class StoredTensor:
 
     def uncovered(self, box: Box) -> Box | None:
         """Some box within `box` that no file has; None where there is none."""
+        if self.is_whole_in_one(box):
+            return None
         rest = self._cut(box)[1]
         return rest[0] if rest else None
+
+    def is_whole_in_one(self, box: Box) -> bool:
+        """Whether `box` has elements and is just what one file has: as nearly always."""
+        saved = self.saved[0].box
+        return len(self.saved) == 1 and (saved is box or saved == box) and 0 not in box.sizes
 
     def _cut(self, box: Box) -> tuple[list[tuple[SavedBox, Box]], list[Box]]:
         found: list[tuple[SavedBox, Box]] = []
@@ -106,6 +126,7 @@ class Checkpoint:
         self.tensors: dict[str, StoredTensor] = {}
         self.unreadable: dict[str, str] = {}
         self._open: dict[Path, npt.NDArray[np.uint8]] = {}
+        self._last: tuple[Path, npt.NDArray[np.uint8] | None] = path, None  # what was looked at last
         try:
             self.files, weight_map = find_files(path)
         except OSError as error:
@@ -132,11 +153,17 @@ class Checkpoint:
         Raises:
             CheckpointError: The file has changed, or the system does not map it.
         """
-        dtype, sizes, data = tensor.dtype, saved.box.sizes, self._mapped(saved.path)
+        dtype, sizes = tensor.dtype, saved.box.sizes
+        path, data = self._last
+        if path is not saved.path or data is None:
+            data = self._mapped(saved.path)
+            self._last = saved.path, data
         count = math.prod(sizes)
         if saved.start + count * dtype.itemsize > len(data):
             raise CheckpointError(f"{saved.path} has become shorter: {shown(tensor.name)} is not in it any more")
-        whole = torch.frombuffer(data, dtype=dtype, count=count, offset=saved.start).resize_(size=sizes)
+        whole = torch.frombuffer(data, dtype=dtype, count=count, offset=saved.start)
+        if len(sizes) != 1:
+            whole.resize_(size=sizes)
         return whole if box.sizes == sizes else box.within(saved.box).of(whole)
 
     def same(self, one: StoredTensor, other: StoredTensor, box: Box) -> bool:
@@ -162,6 +189,7 @@ class Checkpoint:
     def close(self) -> None:
         """Let go of the files."""
         self._open.clear()
+        self._last = self.path, None
 
     def _add(self, file: Path, weight_map: Mapping[str, Path] | None, shapes: dict[str, tuple[int, ...]]) -> None:
         """Take in what `file` holds."""
@@ -176,7 +204,7 @@ class Checkpoint:
         self.unreadable |= header.unreadable
         for name, extent in header.extents.items():
             dtype, sizes, start = extent
-            box, ends, shape = Box.whole(sizes), sizes, None
+            box, ends, shape = whole_box(sizes), sizes, None
             if sharding is not None:
                 offsets, shape = _offsets_and_shape(file, name, extent, sharding)
                 box, ends = Box(offsets, sizes), tuple(map(operator.add, offsets, sizes))

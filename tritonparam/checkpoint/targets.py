@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from tritonparam._arguments import got, shown
+from tritonparam.checkpoint.stored import whole_box
 from tritonparam.module import Declaration, History, declared
 from tritonparam.parameter import Parameter, ParameterTuple
-from tritonparam.plan import Box
+from tritonparam.plan import CAST_DTYPES, Box
 from tritonparam.tensor import Tensor, box_of, mesh_box
 
 Target = (
@@ -24,6 +25,7 @@ Target = (
 )
 Layout = tuple[Any, ...] | Box
 Layouts = Layout | Mapping[str, Layout] | None
+_PLAIN = (torch.Tensor, torch.nn.Parameter)  # which are no DTensors
 _LONGEST = 160  # characters of one thing that is listed; there is room for two, and for two such lists
 Renaming = Mapping[str, str] | Callable[[str], str] | None
 
@@ -62,7 +64,7 @@ class Slot:
     @property
     def is_whole(self) -> bool:
         """Whether all of the tensor is held here."""
-        return self.box == Box.whole(self.shape)
+        return self.box == whole_box(self.shape)
 
 
 def slots_of(target: Any) -> list[Slot]:
@@ -90,7 +92,7 @@ def slots_of(target: Any) -> list[Slot]:
 def _mapped_slots(target: Mapping[Any, Any]) -> list[Slot]:
     slots: dict[int, Slot] = {}
     for name, tensor in dict(target).items():  # a dict keeps them all, so that no two have one id
-        if not isinstance(name, str) or not isinstance(tensor, (Tensor, torch.Tensor)):
+        if not isinstance(name, str) or not isinstance(tensor, (torch.Tensor, Tensor)):
             raise TypeError(
                 f"target must map names to Parameters and torch tensors, got {shown(name)}: {shown(tensor)} of type "
                 f"{type(tensor).__name__[:100]}"
@@ -115,13 +117,16 @@ def _declared_slot(each: Declaration) -> Slot:
 
 def _tensor_slot(names: tuple[str, ...], tensor: Tensor | torch.Tensor) -> Slot:
     if isinstance(tensor, Tensor):
-        shape, box = tensor.shape, Box.whole(tensor.shape)
-        if isinstance(tensor, Parameter):
+        storage = tensor._torch
+        shape = tuple(storage.shape)
+        box = whole_box(shape)
+        if isinstance(tensor, Parameter) and tensor._within is not None:
             shape, box = tensor.global_shape, tensor.box
-        if tensor.has_init:
-            return Slot(names, shape, box, tensor.dtype.torch, lazy=tensor)
-        return Slot(names, shape, box, tensor.dtype.torch, values=tensor.torch.detach())
-    if _is_dtensor(tensor):
+        dtype = storage.dtype if storage.dtype in CAST_DTYPES else tensor.dtype.torch
+        if tensor._law is not None:
+            return Slot(names, shape, box, dtype, lazy=tensor)
+        return Slot(names, shape, box, dtype, storage.detach())
+    if type(tensor) not in _PLAIN and _is_dtensor(tensor):
         return _dtensor_slot(names, tensor)
     if tensor.is_meta:
         what = (
@@ -129,7 +134,7 @@ def _tensor_slot(names: tuple[str, ...], tensor: Tensor | torch.Tensor) -> Slot:
         )
         raise ValueError(f"target must hold tensors with values, and {shown(names[0])} {what}")
     shape = tuple(tensor.shape)
-    return Slot(names, shape, Box.whole(shape), tensor.dtype, values=tensor.detach())
+    return Slot(names, shape, whole_box(shape), tensor.dtype, tensor.detach())
 
 
 def _is_dtensor(tensor: torch.Tensor) -> bool:
@@ -201,6 +206,9 @@ def rename(slots: Iterable[Slot], mapping: Any) -> dict[Slot, tuple[str, ...]]:
     renamed: dict[Slot, tuple[str, ...]] = {}
     owners: dict[str, Slot] = {}
     for slot in slots:
+        if mapping is None and len(slot.names) == 1 and slot.names[0] not in owners:
+            renamed[slot], owners[slot.names[0]] = slot.names, slot
+            continue
         names = slot.names if mapping is None else tuple(_renamed(name, mapping) for name in slot.names)
         renamed[slot] = names
         for other in names:

@@ -16,8 +16,6 @@ from tritonparam.tensor import Tensor, TorchTensor, lazy_cast, lazy_like
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_NEW = {"unique": False, "sliced": False, "is_init": False, "_was_lazy": False, "_law": None, "_key": 0}
-
 
 class Attributes(Tensor):
     """The part of Parameter that neither reads nor writes values: what it is called, and what it is made of."""
@@ -43,14 +41,6 @@ class Attributes(Tensor):
             self._hold(source._torch, source._law, source._key)
         else:
             self._hold(source, None, 0)
-
-    def _start_real(self, storage: TorchTensor, within: tuple[Box, tuple[int, ...]] | None) -> None:
-        """`_start` with new memory that has its values already, as the box `within`."""
-        state = self.__dict__
-        state.update(_NEW)
-        if storage.dtype.is_floating_point:
-            storage = torch.nn.Parameter(storage, requires_grad=state["_requires_grad"])
-        state["_torch"], state["_within"] = storage, within
 
     def _own(self, source: Tensor, dtype: DType) -> Tensor:
         """`source` as this parameter has it: a Parameter's values are its own, other lazy tensors' are drawn anew."""

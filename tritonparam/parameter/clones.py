@@ -11,9 +11,10 @@ from tritonparam.dtype import DType, DTypeLike, as_dtype
 from tritonparam.parameter.attributes import Attributes
 from tritonparam.parameter.clone_buffer import clone_buffer
 from tritonparam.parameter.set_data import Values, check_cast, cloned_data, device_of
-from tritonparam.plan import Copy, Plan, check_memory, is_deferred
+from tritonparam.plan import CopyColumns, Plan, check_memory, is_a_run, is_deferred
 from tritonparam.tensor import REALIZING, Tensor, TorchTensor, Writes
 
+_Filled = tuple[Attributes, Attributes, DType, Values]
 _Copied = tuple[Attributes, Attributes, DType, TorchTensor]  # a real parameter, its clone, the clone's dtype, values
 
 
@@ -30,43 +31,49 @@ def fill_clones(pairs: Iterable[tuple[Attributes, Attributes]], init: Any, dtype
     wanted = None if dtype is None else as_dtype(dtype)
     same = isinstance(init, str) and init == "same"
     with REALIZING, torch.inference_mode(False), torch.no_grad():
-        work: list[tuple[Attributes, Attributes, DType, Values]] = []
+        work: list[_Filled] = []
         copied: dict[torch.device, list[_Copied]] = {}
+        dtypes: dict[torch.dtype, DType] = {}  # of the clones, for those of parameters
         for each, clone in pairs:
             storage = each._torch
-            before = as_dtype(storage.dtype)
-            own = wanted or before
-            if not same or each._law is not None or storage.is_neg() or storage.is_meta:
+            plain = same and each._law is None
+            if plain and not is_a_run(storage):
+                plain = not (storage.is_neg() or storage.is_meta)
+                storage = check_memory("source", storage) if plain else storage
+            if plain:
+                own = dtypes.get(storage.dtype)
+                if own is None:
+                    before = as_dtype(storage.dtype)
+                    own = dtypes[storage.dtype] = wanted or before
+                    check_cast(before, own)
+                copied.setdefault(storage.device, []).append((each, clone, own, storage))
+            else:
+                before = as_dtype(storage.dtype)
+                own = wanted or before
                 work.append((each, clone, own, cloned_data(init, each, before, own)))
-                continue
-            if own is not before:
-                check_cast(before, own)
-            copied.setdefault(storage.device, []).append((each, clone, own, storage))
+        for device, group in copied.items():
+            # Blocks of `deferred_init` take note of what torch does, tensor by tensor.
+            if torch._C._len_torch_function_stack() and is_deferred(torch.empty(1, device=device)):
+                work += [(each, clone, own, Values(source)) for each, clone, own, source in group]
+            else:
+                _copy(group, device)
         _fill(work)
-        _copy(copied)
 
 
-def _copy(copied: dict[torch.device, list[_Copied]]) -> None:
-    """Start clones that have the values of real parameters: what `_fill` does, with nothing asked twice."""
-    copies, outs = [], []
-    for device, group in copied.items():
-        buffers = clone_buffer([(tuple(source.shape), own) for _, _, own, source in group], device)
-        if any(map(is_deferred, buffers)):  # which takes note of what torch does
-            _fill([(each, clone, own, Values(source)) for each, clone, own, source in group])
-            continue
-        for (each, clone, _, source), out in zip(group, buffers, strict=True):
-            # They are of one shape and device, and all dtypes of parameters can be cast.
-            copies.append(Copy._checked(out, check_memory("source", source)))
-            outs.append((each, clone, out))
-    if copies:
-        Plan(copies).run()
-    for each, clone, out in outs:
-        clone._start_real(out, each._within)
+def _copy(group: list[_Copied], device: torch.device) -> None:
+    """Start clones that have the values of real parameters: what `_fill` does, in columns, with nothing asked twice."""
+    wanted = [(source.shape, own) for _, _, own, source in group]
+    outs = clone_buffer(wanted, device, [clone._requires_grad for _, clone, _, _ in group])
+    # They are of one shape and device, and all dtypes of parameters can be cast.
+    Plan(CopyColumns(outs, [source for _, _, _, source in group])).run()
+    for (each, clone, _, _), out in zip(group, outs, strict=True):
+        state = clone.__dict__
+        state["_torch"], state["_within"] = out, each._within
 
 
-def _fill(work: list[tuple[Attributes, Attributes, DType, Values]]) -> None:
+def _fill(work: list[_Filled]) -> None:
     """Start clones of any kind."""
-    groups: dict[torch.device, list[tuple[Attributes, Attributes, DType, Values]]] = {}
+    groups: dict[torch.device, list[_Filled]] = {}
     for each, clone, own, values in work:
         device = device_of(each._torch)
         if isinstance(values.source, Tensor):
@@ -85,4 +92,5 @@ def _fill(work: list[tuple[Attributes, Attributes, DType, Values]]) -> None:
             outs.append((each, clone, out))
     writes.run()
     for each, clone, out in outs:
-        clone._start_real(out, each._within)
+        clone._hold(out, None, 0)
+        clone._within = each._within

@@ -15,8 +15,6 @@ from tritonparam.parameter.set_data import copy_of_input, device_of, incoming, i
 from tritonparam.plan import Box, box_in, box_of_box, checked_device
 from tritonparam.tensor import REALIZING, Device, Tensor, Writes, box_of, empty, lazy_like, realize
 
-_CLONED = ("layerwise_parallel", "parallel_optimizer", "comm_fusion", "cache_enable", "is_param_ps", "init_in_server")
-
 
 class Parameter(Attributes):
     """A named tensor, lazy if it is made from an initializer: then it holds no data until its values are asked for.
@@ -90,12 +88,28 @@ class Parameter(Attributes):
                 self._start(self._own(default_input, default_input.dtype) if lazy else copy_of_input(default_input))
 
     def _like(self, name: str) -> Parameter:
-        """A parameter of this one's flags that has nothing yet; `_start` comes next."""
+        """A parameter of this one's flags that is new in all else and has no storage yet; `_start` or so comes next."""
         other, mine = Parameter.__new__(Parameter), self.__dict__
-        state = other.__dict__
-        for flag in _CLONED:  # each was checked when it was set
-            state[flag] = mine[flag]
-        state["_name"], state["_requires_grad"], state["_cache_shape"] = name, self.requires_grad, [*self._cache_shape]
+        storage = mine["_torch"]
+        own = type(storage) is torch.nn.Parameter
+        other.__dict__ = {
+            "_name": name,
+            "_requires_grad": storage.requires_grad if own else self.requires_grad,
+            "layerwise_parallel": mine["layerwise_parallel"],  # each was checked when it was set
+            "parallel_optimizer": mine["parallel_optimizer"],
+            "comm_fusion": mine["comm_fusion"],
+            "cache_enable": mine["cache_enable"],
+            "_cache_shape": [*mine["_cache_shape"]],
+            "is_param_ps": mine["is_param_ps"],
+            "init_in_server": mine["init_in_server"],
+            "unique": False,
+            "sliced": False,
+            "is_init": False,
+            "_within": None,
+            "_was_lazy": False,
+            "_law": None,
+            "_key": 0,
+        }
         return other
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 from tritonparam._arguments import entries, got, shown
 from tritonparam.dtype import DTypeLike
 from tritonparam.parameter.clones import fill_clones
-from tritonparam.parameter.flags import TABLE, checked_name, checked_prefix
+from tritonparam.parameter.flags import LONGEST_NAME, TABLE, checked_name, checked_prefix
 from tritonparam.parameter.parameter import Parameter
 from tritonparam.tensor import Device, Tensor, realize
 
@@ -100,15 +100,18 @@ class ParameterTuple(tuple[Parameter, ...]):
             ['Float64', 'Float64']
         """
         before = checked_prefix(prefix)
-        names: dict[int, tuple[Parameter, str]] = {}
-        for member in self:
-            if id(member) not in names:
-                name = checked_name(f"{before}.{member._name}")
-                if member.cache_enable and not name.endswith(TABLE):
-                    raise RuntimeError(
-                        f"cache_enable must be False unless the name ends in {TABLE!r}, got {shown(name)}"
-                    )
-                names[id(member)] = member, name
-        made = {key: (member, member._like(name)) for key, (member, name) in names.items()}
+        members = {id(member): member for member in self}
+        made: dict[int, tuple[Parameter, Parameter]] = {}
+        names: set[str] = set()
+        for key, member in members.items():
+            name = f"{before}.{member._name}"
+            if len(name) > LONGEST_NAME:
+                name = checked_name(name)
+            if member.__dict__["cache_enable"] and not name.endswith(TABLE):
+                raise RuntimeError(f"cache_enable must be False unless the name ends in {TABLE!r}, got {shown(name)}")
+            made[key] = member, member._like(name)
+            names.add(name)
         fill_clones(made.values(), init, dtype)
-        return ParameterTuple(made[id(member)][1] for member in self)
+        clones = [made[id(member)][1] for member in self]
+        # Members may have been renamed since they were put together.
+        return tuple.__new__(ParameterTuple, clones) if len(names) == len(made) else ParameterTuple(clones)

@@ -10,12 +10,12 @@ from tritonparam.plan.arrays import view_of_array
 from tritonparam.plan.backends import CompileStep, kernels_ahead, loops_ahead, resolve_backend
 from tritonparam.plan.box_set import BoxSet
 from tritonparam.plan.boxes import as_box, box_in, box_of_box, meeting_pair, meets_any
-from tritonparam.plan.copy import CAST_DTYPES, Copy
+from tritonparam.plan.copy import CAST_DTYPES, Copy, CopyColumns
 from tritonparam.plan.devices import MissingDeviceError, checked_device, named_device
 from tritonparam.plan.fill import RANDOM_DTYPES, Fill
 from tritonparam.plan.fill_columns import FillColumns
 from tritonparam.plan.huge_pages import ask_for_huge_pages
-from tritonparam.plan.memory import check_memory, check_strided, check_writable, is_deferred, overlap
+from tritonparam.plan.memory import check_memory, check_strided, check_writable, is_a_run, is_deferred, overlap
 from tritonparam.plan.plan import Plan
 from tritonparam.plan.views import Box, Placement, View, apart, cut_boxes, placement
 
@@ -26,6 +26,7 @@ __all__ = [
     "BoxSet",
     "CompileStep",
     "Copy",
+    "CopyColumns",
     "Fill",
     "FillColumns",
     "MissingDeviceError",
@@ -42,6 +43,7 @@ __all__ = [
     "check_writable",
     "checked_device",
     "cut_boxes",
+    "is_a_run",
     "is_deferred",
     "kernels_ahead",
     "loops_ahead",

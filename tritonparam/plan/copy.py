@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 import torch
@@ -89,6 +90,58 @@ class Copy:
 
     def __repr__(self) -> str:
         return f"Copy(out={tuple(self.out.shape)} {self.out.dtype}, source={self.source.dtype})"
+
+
+class CopyColumns(Sequence[Copy]):
+    """Copies of whole tensors as columns, since an object for each takes longer than many a copy.
+
+    It is a sequence of `Copy`s, which are made when they are asked for. So a backend may read it as it reads a list, or
+    take the columns as they are. It is for one plan, run without gradients, whose caller has checked each pair as
+    `Copy` does.
+
+    Args:
+        outs: Where the values go; at least one, all on one device.
+        sources: What is copied, each of the shape and on the device of its `out`.
+
+    Attributes:
+        outs, sources: As given.
+        dtypes: The pairs of dtypes that occur, of out and of source.
+
+    Raises:
+        ValueError: The columns are of several lengths.
+
+    Examples:
+        >>> from tritonparam import Plan
+        >>> outs = [torch.empty(2), torch.empty(1)]
+        >>> Plan(CopyColumns(outs, [torch.tensor([1, 2]), torch.tensor([3.0])])).run()
+        >>> outs
+        [tensor([1., 2.]), tensor([3.])]
+    """
+
+    __slots__ = ("dtypes", "outs", "sources")
+
+    def __init__(self, outs: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+        if len(outs) != len(sources):
+            raise ValueError(f"outs and sources must be of one length, got {len(outs)} and {len(sources)}")
+        self.outs, self.sources = outs, sources
+        self.dtypes = frozenset(zip([each.dtype for each in outs], [each.dtype for each in sources], strict=True))
+
+    def __len__(self) -> int:
+        return len(self.outs)
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Copy: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Copy]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Copy | list[Copy]:
+        if isinstance(index, slice):
+            return [*map(Copy._checked, self.outs[index], self.sources[index])]
+        return Copy._checked(self.outs[index], self.sources[index])
+
+    def __iter__(self) -> Iterator[Copy]:
+        return map(Copy._checked, self.outs, self.sources)
 
 
 def _readable(source: torch.Tensor, out: torch.Tensor) -> torch.Tensor:

@@ -32,11 +32,11 @@ def check_memory(argument: str, tensor: Any) -> torch.Tensor:
         ValueError: It is sparse, nested, quantized, without a shape yet, on the meta device, a conjugate or negative
             view, or of a class that stands for other tensors, as DTensor and FakeTensor do.
     """
-    if type(tensor) not in _PLAIN:
-        _check_class(argument, tensor)
-    elif tensor.dtype in REAL_DTYPES and _is_a_run(tensor):
+    if is_a_run(tensor):
         plain: torch.Tensor = tensor  # as nearly always, and this is asked of every tensor
         return plain
+    if type(tensor) not in _PLAIN:
+        _check_class(argument, tensor)
     if tensor.is_nested:
         check_strided(argument, tensor)
     if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
@@ -52,13 +52,22 @@ def check_memory(argument: str, tensor: Any) -> torch.Tensor:
     return checked
 
 
-def _is_a_run(tensor: torch.Tensor) -> bool:
-    """Whether it is strided and contiguous, and within a storage that has memory; of these dtypes, that is enough."""
+def is_a_run(tensor: Any) -> bool:
+    """Whether it is a plain tensor, contiguous in memory that it has: `check_memory` and `check_writable` let it pass.
+
+    Examples:
+        >>> x = torch.zeros(4, 6)
+        >>> is_a_run(x), is_a_run(x[1]), is_a_run(x.T), is_a_run(x.to("meta"))
+        (True, True, False, False)
+    """
+    if type(tensor) not in _PLAIN or tensor.dtype not in REAL_DTYPES:
+        return False
+    # Of these dtypes, this is enough.
     if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_meta or tensor.is_neg():
         return False
     storage = tensor.untyped_storage()
     last = tensor.storage_offset() * tensor.element_size() + tensor.nbytes
-    return tensor.is_contiguous() and last <= storage.nbytes()
+    return bool(tensor.is_contiguous() and last <= storage.nbytes())
 
 
 def check_strided(argument: str, tensor: Any) -> None:

@@ -12,11 +12,14 @@ import torch
 
 from tritonparam._arguments import entries
 from tritonparam.plan.backends import Backend, RunnablePlan, resolve_backend
-from tritonparam.plan.copy import Copy
+from tritonparam.plan.copy import Copy, CopyColumns
 from tritonparam.plan.fill import Fill
 from tritonparam.plan.fill_columns import FillColumns
 
 __all__ = ["Copy", "Fill", "Plan"]
+
+
+_Group = tuple[list[Fill] | FillColumns, Sequence[Copy]]
 
 
 class Plan:
@@ -29,8 +32,8 @@ class Plan:
     reads its tables and does not keep them.
 
     Args:
-        operations: Fills and Copies; or `FillColumns`, whose fills are never made objects where the backend can do
-            without.
+        operations: Fills and Copies; or `FillColumns` or `CopyColumns`, which are never made objects where the
+            backend can do without.
         backend: "triton", "cpu", "numpy" or None for the device's own (CUDA: triton; CPU: cpu where Numba is
             installed, else numpy). It changes no value.
 
@@ -49,11 +52,15 @@ class Plan:
     """
 
     def __init__(self, operations: Iterable[Fill | Copy], backend: str | None = None) -> None:
-        groups: dict[torch.device, tuple[list[Fill] | FillColumns, list[Copy]]]
+        groups: dict[torch.device, _Group]
         self.operations: Sequence[Fill | Copy]
         device = operations.device() if isinstance(operations, FillColumns) else None
         if isinstance(operations, FillColumns) and device is not None:
             self.operations, groups = operations, {device: (operations, [])}
+        elif isinstance(operations, CopyColumns):
+            device = operations.outs[0].device
+            copies = operations if device.type == "cpu" else list(operations)
+            self.operations, groups = operations, {device: ([], copies)}
         else:
             self.operations = tuple(entries("operations", operations, "an iterable of Fills and Copies"))
             groups = _by_device(self.operations)
@@ -66,7 +73,7 @@ class Plan:
             part.run()
 
 
-def _by_device(operations: Iterable[Fill | Copy]) -> dict[torch.device, tuple[list[Fill] | FillColumns, list[Copy]]]:
+def _by_device(operations: Iterable[Fill | Copy]) -> dict[torch.device, _Group]:
     groups: dict[torch.device, tuple[list[Fill], list[Copy]]] = {}
     for operation in operations:
         if not isinstance(operation, (Fill, Copy)):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from tritonparam.checkpoint.disk import shown
@@ -39,6 +40,34 @@ class _Mapping(NamedTuple):
     path: str
 
 
+class _Landing(NamedTuple):
+    """The spans of one device as columns: where each starts and ends, and of which tensor it is."""
+
+    starts: list[int]
+    ends: list[int]
+    tensors: list[tuple[Slot, torch.Tensor]]
+
+    def spans(self) -> list[_Span]:
+        """Those, in the order of memory."""
+        rows = zip(self.starts, self.ends, self.tensors, strict=True)
+        spans = [_Span(start, end, slot, values) for start, end, (slot, values) in rows]
+        return sorted(spans, key=lambda each: each[:2])
+
+    def is_apart(self) -> bool:
+        """Whether none reaches into another one."""
+        starts, ends = (np.array(each, np.uint64) for each in (self.starts, self.ends))
+        order = np.argsort(starts, kind="stable")
+        return bool((ends[order][:-1] <= starts[order][1:]).all())
+
+    def meets(self, parts: Sequence[_Mapping]) -> bool:
+        """Whether one has a byte of one of `parts`, which are in order and do not meet."""
+        firsts, lasts = np.array([(each.start, each.end) for each in parts], np.uint64).T
+        # Those that begin before it ends, less those that end before it begins.
+        begun = np.searchsorted(firsts, np.array(self.ends, np.uint64), "left")
+        over = np.searchsorted(lasts, np.array(self.starts, np.uint64), "right")
+        return bool((begun > over).any())
+
+
 def check_landing(real: Iterable[tuple[Slot, torch.Tensor]], files: Iterable[Path]) -> None:
     """Refuse tensors that are not safe to write.
 
@@ -50,21 +79,27 @@ def check_landing(real: Iterable[tuple[Slot, torch.Tensor]], files: Iterable[Pat
         ValueError: Two of them overlap, or, where the system tells, one lies in memory that is read-only or that is one
             of `files`.
     """
-    by_device: dict[torch.device, list[_Span]] = {}
+    by_device: dict[torch.device, _Landing] = {}
     for slot, values in real:
-        if values.numel():
-            start, nbytes = values.data_ptr(), values.nbytes
+        nbytes = values.nbytes
+        if nbytes:
             if not values.is_contiguous():
                 steps = sum((size - 1) * stride for size, stride in zip(values.shape, values.stride(), strict=True))
                 nbytes = (steps + 1) * values.element_size()
-            by_device.setdefault(values.device, []).append(_Span(start, start + nbytes, slot, values))
-    for spans in by_device.values():
-        spans.sort(key=lambda each: each[:2])
-        for cluster in _clusters(spans):
-            _check_apart(cluster)
-    for device, spans in by_device.items():
+            landing = by_device.get(values.device)
+            if landing is None:
+                landing = by_device[values.device] = _Landing([], [], [])
+            start = values.data_ptr()
+            landing.starts.append(start)
+            landing.ends.append(start + nbytes)
+            landing.tensors.append((slot, values))
+    for landing in by_device.values():
+        if not landing.is_apart():
+            for cluster in _clusters(landing.spans()):
+                _check_apart(cluster)
+    for device, landing in by_device.items():
         if device.type == "cpu":
-            _check_mappings(spans, files)
+            _check_mappings(landing, files)
 
 
 def _clusters(spans: Iterable[_Span]) -> Iterator[list[_Span]]:
@@ -120,31 +155,28 @@ def _shared(slot: Slot, other: str) -> ValueError:
     )
 
 
-def _check_mappings(spans: Iterable[_Span], files: Iterable[Path]) -> None:
+def _check_mappings(landing: _Landing, files: Iterable[Path]) -> None:
     """Refuse what lies in memory that is read-only, or that is a file which is read; where the system tells."""
-    mappings = _mappings()
-    if not mappings:
-        return
     read, names = set(), set()
     for file in files:
         with contextlib.suppress(OSError):
             found = os.stat(file)
             read.add((found.st_dev, found.st_ino))
             names.add(os.path.realpath(file))
-    for span in spans:
-        for each in mappings[max(0, bisect.bisect_right(mappings, span.start, key=lambda each: each.start) - 1) :]:
+    refused: list[_Mapping] = []
+    for each in _mappings():
+        if "w" not in each.modes or ("s" in each.modes and (each.file in read or each.path in names)):
+            refused.append(each)
+    if not refused or not landing.meets(refused):
+        return
+    for span in landing.spans():
+        for each in refused[bisect.bisect_right(refused, span.start, key=lambda each: each.end) :]:
             if each.start >= span.end:
                 break
-            if each.end <= span.start:
-                continue
-            why = ""
+            why = f"it is mapped from {shown(Path(each.path))}, which is read"
             if "w" not in each.modes:
                 why = "it lies in read-only memory, such as a file mapped for reading"
-            elif "s" in each.modes and (each.file in read or each.path in names):
-                why = f"it is mapped from {shown(Path(each.path))}, which is read"
-            if why:
-                name = listed([span.slot.name])
-                raise ValueError(f"{name} cannot be written to: {why}; load into a copy of it")
+            raise ValueError(f"{listed([span.slot.name])} cannot be written to: {why}; load into a copy of it")
 
 
 def _mappings() -> list[_Mapping]:

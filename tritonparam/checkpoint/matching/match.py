@@ -15,7 +15,7 @@ from tritonparam.checkpoint.matching.nested import Nested, agrees, nested
 from tritonparam.checkpoint.staging import Move
 from tritonparam.checkpoint.stored import Checkpoint, StoredTensor
 from tritonparam.checkpoint.targets import Renaming, Slot, listed, rename
-from tritonparam.plan import check_memory, check_writable
+from tritonparam.plan import check_memory, check_writable, is_a_run
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,18 @@ class Match:
         lacking: list[str] = []
         unexpected = dict.fromkeys((*stored.tensors, *stored.unreadable))
         for slot, names in rename((slot for slot in slots if slot.expected), mapping).items():
+            if len(names) == 1 and names[0] in unexpected and names[0] in stored.tensors:  # as nearly always
+                del unexpected[names[0]]
+                self.found[slot] = stored.tensors[names[0]]
+                continue
             there = [name for name in dict.fromkeys(names) if name in unexpected]
             for name in there:
                 del unexpected[name]
             held = [stored.tensors[name] for name in there if name in stored.tensors]
             if held:
                 self.found[slot] = held[0]
-                self._further[slot] = held[1:]
+                if held[1:]:
+                    self._further[slot] = held[1:]
             elif there:
                 lacking.append(f"{slot.name} is of the dtype {stored.unreadable[there[0]]}")
             else:
@@ -140,7 +145,8 @@ class Match:
         views: dict[object, Slot] = {}  # where there is
         kept = []
         for slot, values in real:
-            _check_writable(slot, values)
+            if not is_a_run(values):
+                _check_writable(slot, values)
             if slot in self._followers:
                 continue
             first, other = starts.setdefault(values.data_ptr(), (slot, values)) if values.numel() else (slot, values)
@@ -151,7 +157,7 @@ class Match:
                 kept.append((slot, values))
             else:
                 self._followers.add(slot)
-                self._further[first] += [self.found[slot], *self._further.pop(slot)]
+                self._further.setdefault(first, []).extend((self.found[slot], *self._further.pop(slot, ())))
         return kept
 
     def find_nested(self) -> None:
@@ -166,8 +172,8 @@ class Match:
             ValueError: It differs, and `strict` is True.
         """
         told = []
-        for slot, others in self._further.items():
-            first = self.found[slot]
+        for slot, first in self.found.items() if self._further else ():
+            others = self._further.get(slot, ())
             wrong = [other.name for other in others if not self._stored.same(first, other, slot.box)]
             if wrong:
                 self._conflicting.append(slot.name)
@@ -190,10 +196,13 @@ class Match:
                 continue
             if not checked:
                 _check_writable(slot, out)
-            tensor = self.found[slot]
-            for saved, box in tensor.parts(slot.box):
+            tensor, held = self.found[slot], slot.box
+            if tensor.is_whole_in_one(held):
+                moves.append(Move(out, self._stored.view(tensor, tensor.saved[0], held)))
+                continue
+            for saved, box in tensor.parts(held):
                 source = self._stored.view(tensor, saved, box)
-                moves.append(Move(out if box.sizes == slot.box.sizes else box.within(slot.box).of(out), source))
+                moves.append(Move(out if box.sizes == held.sizes else box.within(held).of(out), source))
         return moves
 
     def report(self) -> LoadReport:

@@ -6,6 +6,7 @@ They agree bit for bit.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -38,7 +39,7 @@ class Backend(Protocol):
     def check_device(self, device: torch.device) -> None:
         """Raise ValueError where it does not write to `device`."""
 
-    def prepare(self, fills: list[Fill] | FillColumns, copies: list[Copy]) -> RunnablePlan:
+    def prepare(self, fills: list[Fill] | FillColumns, copies: Sequence[Copy]) -> RunnablePlan:
         """Check and lay out operations, all on one device; at least one.
 
         The fills are a list, or `FillColumns`, which is read like one.

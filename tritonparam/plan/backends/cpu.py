@@ -29,7 +29,7 @@ _SMALL_PIECE = 2**14  # worth another thread
 class CpuPlan:
     """Operations, laid out: fills as boxes for the loops, copies as torch's own where that is right."""
 
-    def __init__(self, fills: Sequence[Fill], copies: list[Copy]) -> None:
+    def __init__(self, fills: Sequence[Fill], copies: Sequence[Copy]) -> None:
         outs = fills.tensors() if isinstance(fills, FillColumns) else [each.out for each in fills]
         # What deferred_init records has no memory yet; it takes note of torch's own operations.
         self._deferred = [fills[number] for number, out in enumerate(outs) if is_deferred(out)]
@@ -134,6 +134,6 @@ def check_device(device: torch.device) -> None:
         raise ValueError(f"backend 'cpu' writes to the cpu only, got device {shown(str(device))}")
 
 
-def prepare(fills: Sequence[Fill], copies: list[Copy]) -> CpuPlan:
+def prepare(fills: Sequence[Fill], copies: Sequence[Copy]) -> CpuPlan:
     """Lay out operations for `run`."""
     return CpuPlan(fills, copies)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
+from tritonparam.plan.copy import CopyColumns
 from tritonparam.plan.memory import is_deferred
 from tritonparam.plan.views import cut_boxes
 from tritonparam.stream import SIGNED_BY_WIDTH
@@ -21,10 +23,13 @@ _TORCH_SATURATES = tuple(int(each) for each in torch.__version__.split(".")[:2])
 class HostCopies:
     """Copies, sorted by what can do them."""
 
-    def __init__(self, copies: list[Copy]) -> None:
+    def __init__(self, copies: Sequence[Copy]) -> None:
         self._outs: list[torch.Tensor] = []
         self._sources: list[torch.Tensor] = []
         self._by_chunks: list[Copy] = []
+        if isinstance(copies, CopyColumns) and _may_be_torchs_own(copies):
+            self._outs, self._sources = copies.outs, copies.sources
+            return
         for copy in copies:
             out, source = copy.out, copy.source
             if not out.numel():
@@ -45,6 +50,13 @@ class HostCopies:
             torch._foreach_copy_(self._outs, self._sources)
         for copy in self._by_chunks:
             _copy_by_chunks(copy)
+
+
+def _may_be_torchs_own(copies: CopyColumns) -> bool:
+    """Whether torch's `copy_` does all of them right as they are."""
+    if torch._C._len_torch_function_stack():  # inside a block that changes what tensors say: some may be deferred
+        return False
+    return not any(out == source == torch.bool or _may_leave_torch(source, out) for out, source in copies.dtypes)
 
 
 def _sides(copy: Copy) -> tuple[torch.Tensor, torch.Tensor]:

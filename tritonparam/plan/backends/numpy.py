@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class NumpyPlan:
     """Operations, checked: fills written by the NumPy definition, copies by torch's own where that meets it."""
 
-    def __init__(self, fills: Sequence[Fill], copies: list[Copy]) -> None:
+    def __init__(self, fills: Sequence[Fill], copies: Sequence[Copy]) -> None:
         self._fills = fills
         self._copies = HostCopies(copies)
 
@@ -59,6 +59,6 @@ def check_device(device: torch.device) -> None:
     """Any will do."""
 
 
-def prepare(fills: Sequence[Fill], copies: list[Copy]) -> NumpyPlan:
+def prepare(fills: Sequence[Fill], copies: Sequence[Copy]) -> NumpyPlan:
     """Lay out operations for `run`."""
     return NumpyPlan(fills, copies)
