@@ -22,7 +22,7 @@ PROVIDERS = {
     "cpu": ("tritonparam cpu", "tritonparam numpy", "torch", PLAIN_FILL),
     "cuda": ("tritonparam triton", "tritonparam triton, plan built too", "torch", PLAIN_FILL),
 }
-ONE_TENSOR_BYTES = {"cpu": 2**27, "cuda": 2**30}
+ONE_TENSOR_BYTES = {"cpu": 2**28, "cuda": 2**30}
 # How the tensors of a case lie in the global ones, or in memory; a column shard is one of so many.
 LAYOUTS = WHOLE, COLUMN_SHARD, CHANNELS_LAST = "whole", "column shard", "channels_last"
 SHARDS, SHARD_COLUMNS = 8, 1024
