@@ -80,9 +80,10 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def changed(values: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
-    result = copy.deepcopy(values)
-    inner = result
-    for key in path[:-1]:
+    result = copy.copy(values)
+    inner: Any = result
+    for key in path[:-1]:  # the rest stays shared: a copy of all of it, thousands of times, takes longer than the test
+        inner[key] = copy.copy(inner[key])
         inner = inner[key]
     if value is DROPPED:
         del inner[path[-1]]

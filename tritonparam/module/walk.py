@@ -7,6 +7,7 @@ import types
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -105,12 +106,12 @@ def walk(module: torch.nn.Module, *, uninitialized: bool = False, scripts: Scrip
 
     Raises:
         ValueError: Parameters or buffers are on the meta device and not deferred, or have no shape yet and
-            `uninitialized` is False; the error names them.
+            `uninitialized` is False; a tensor of a class such as DTensor wraps deferred ones. The error names them.
     """
     found: list[Found] = []
     by_memory: dict[int, Found] = {}  # by the key of the history, or, below 0, by the id of the tensor
     further: dict[tuple[int, View], Found] = {}  # other views of the same histories
-    lost, unwritten = [], []
+    lost, unwritten, wrapping = [], [], []
     with torch._C.DisableTorchFunction():
         for name, tensor, kind, persistent in named_tensors(module, scripts):
             lazy = is_lazy(tensor)
@@ -123,6 +124,8 @@ def walk(module: torch.nn.Module, *, uninitialized: bool = False, scripts: Scrip
                 is_meta = plain.is_meta
                 if is_meta and kind != "attribute":
                     lost.append(name)
+                elif any(map(History.of if kind == "attribute" else attrgetter("is_meta"), tensors_within(plain))):
+                    wrapping.append(f"{name} ({type(plain).__name__})")
                 if is_meta or lazy or kind == "attribute":
                     continue
             view = _view_of(plain, None if history is None else history.head)
@@ -145,6 +148,11 @@ def walk(module: torch.nn.Module, *, uninitialized: bool = False, scripts: Scrip
         raise ValueError(
             f"tensors on the meta device that do not know their values: {', '.join(lost)}; they were made or copied "
             "outside deferred_init()"
+        )
+    if wrapping:
+        raise ValueError(
+            f"tensors that wrap deferred ones, and cannot be made real with them: {', '.join(wrapping)}; take them out "
+            "of the module, and wrap these tensors after materialize"
         )
     raise_unwritten(unwritten)
     return found
@@ -171,6 +179,17 @@ def _view_of(tensor: torch.Tensor, head: Version | None) -> View:
 def raise_unwritten(names: list[str]) -> None:
     if names:
         raise ValueError(f"uninitialized tensors, some of whose elements were never written: {', '.join(names)}")
+
+
+def tensors_within(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """What a tensor of a class with a dispatcher of its own, such as DTensor, has in its attributes, however deep."""
+    attributes, holders = _Attributes(torch.nn.Module(), []), [tensor]
+    while holders:
+        holder = holders.pop()
+        if type(holder).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+            for _, each in attributes.within(holder):
+                yield each
+                holders.append(each)
 
 
 def scripts_of(module: torch.nn.Module) -> Scripts:
@@ -260,6 +279,10 @@ class _Attributes:
         for prefix, owner in registered:
             yield from self._in_all(prefix, _parts_of_module(owner), 0)
             yield from self._in_script(prefix, owner)
+
+    def within(self, value: object) -> Iterator[tuple[str, torch.Tensor]]:
+        """Those in the attributes of an object, such as a tensor that wraps others."""
+        yield from self._in_all("", self._attributes(value), 0)
 
     def _is_new(self, value: object) -> bool:
         if id(value) in self._seen:

@@ -24,6 +24,7 @@ from tritonparam.module.full_names import remember
 from tritonparam.module.loose import note_loose
 from tritonparam.module.recording.dispatched import Dispatched
 from tritonparam.module.recording.memory import memory_answers
+from tritonparam.module.recording.patches import Patches
 from tritonparam.module.recording.recorder import Recorder, recorder
 from tritonparam.module.recording.surface import Surface
 from tritonparam.module.recording.threads import threads_record
@@ -69,6 +70,7 @@ def deferred_init() -> Iterator[None]:
         with _built(block, modules), states:
             states.enter_context(_random_states(modules))
             states.enter_context(block.at_work())
+            states.enter_context(_wrappers_noted.applied())
             with truncated_normals_noted(_noting_for), threads_record(), memory_answers(), Dispatched(), Surface():  # type: ignore[no-untyped-call]
                 yield
     finally:
@@ -81,6 +83,7 @@ def _end(block: Recorder, modules: list[torch.nn.Module]) -> None:
     outermost, whole = remember(modules), _with_parts(modules)
     beside = block.begun_beside(whole)
     watch_modules(whole)
+    block.wrappers.watch()
     if beside:
         for each in outermost:
             watch_attributes(each)
@@ -125,6 +128,22 @@ def _built(block: Recorder, modules: list[torch.nn.Module]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _noting(make: Any) -> Any:
+    """`torch.Tensor._make_wrapper_subclass`, whose results the block at work is told of."""
+
+    def made(*args: Any, **kwargs: Any) -> torch.Tensor:
+        wrapper: torch.Tensor = make(*args, **kwargs)
+        block = recorder()
+        if block is not None:
+            block.wrappers.note(wrapper)
+        return wrapper
+
+    return staticmethod(made)
+
+
+_wrappers_noted = Patches((torch.Tensor, "_make_wrapper_subclass", _noting))
 
 
 def _noting_for(tensor: torch.Tensor) -> Callable[[torch.Tensor, TruncatedNormal], None] | None:

@@ -38,6 +38,7 @@ from tritonparam.module.recording.notes import (
     on_meta,
     where,
 )
+from tritonparam.module.recording.wrappers import Wrappers
 from tritonparam.module.replay import Replay, ReplayError, is_defined
 from tritonparam.module.tape import Drawn, GeneratorState, History
 from tritonparam.plan import View
@@ -60,13 +61,19 @@ def recorder() -> Recorder | None:
 
 
 class Recorder:
-    """What is done to deferred tensors in one block."""
+    """What is done to deferred tensors in one block.
+
+    Attributes:
+        is_finished: Whether the block has ended.
+        wrappers: The tensors made in it that wrap others.
+    """
 
     def __init__(self) -> None:
         self.is_finished = False
         self._written: dict[int, History] = {}
         self._begun: list[weakref.ref[History]] = []
         self._aliases: list[weakref.ref[torch.Tensor]] = []
+        self.wrappers = Wrappers()
         self._looks = Looks()
         self._storages: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
