@@ -69,6 +69,22 @@ def test_no_byte_depends_on_the_pieces(piece: int, ahead: int, tmp_path: Path, m
     assert len(want.shards) > 1
 
 
+def test_small_shards_of_odd_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of 8 and of 11 bytes: elements lie at multiples of their size all the same."""
+    (tmp_path / "odd_sizes.py").write_text(
+        "import torch\n\n\nclass Model(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.a = torch.nn.Parameter(torch.randn(2))\n"
+        "        self.register_buffer('m', torch.ones(3, dtype=torch.uint8))\n"
+        "        self.b = torch.nn.Parameter(torch.randn(2))\n"
+        "        self.register_buffer('n', torch.ones(1, dtype=torch.int64))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    want = write(prepare("odd_sizes:Model"), tmp_path / "want")
+    got = write(prepare("odd_sizes:Model", max_shard_size=11), tmp_path / "got")
+    assert len(got.shards) > 2
+    assert got.digest == want.digest
+
+
 def test_a_tensor_whose_numbers_are_of_another_place_is_cut_as_it_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

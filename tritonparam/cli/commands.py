@@ -111,8 +111,8 @@ def init(
 ) -> None:
     """Write the freshly initialized checkpoint of SPEC: sharded safetensors, its config, and a record to repeat it.
 
-    Memory holds a few megabytes at a time; only tensors that have to be replayed are held whole, one after the other.
-    A run that was cut short continues when it is started again; DIR appears only when all of it is there.
+    Memory holds some tens of megabytes at a time; only tensors that have to be replayed are held whole, one after the
+    other. A run that was cut short continues when it is started again; DIR appears only when all of it is there.
     """
     from tritonparam.checkpoint import ProgressBar, check_target, parse_dtype, parse_size
     from tritonparam.cli.init import check_device, prepare, print_report, print_written, write_checkpoint, written_json

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +23,7 @@ pytest.importorskip("numba")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tritonparam import Constant, Fill, Law, Normal, Plan, TruncatedNormal, Uniform, deferred_init, materialize
+from tritonparam import Constant, Copy, Fill, Law, Normal, Plan, TruncatedNormal, Uniform, deferred_init, materialize
 from tritonparam.plan import RANDOM_DTYPES
 from tritonparam.plan.backends import cpu as backend
 from tritonparam.stream import constant, float32_bounds
@@ -40,6 +44,7 @@ INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torc
 KEY = 0x9E3779B97F4A7C15
 POISON = 0x5A
 BAND = 4096  # bytes
+ROOT = Path(__file__).parents[3]
 Make = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -254,6 +259,81 @@ def test_a_deferred_tensor_has_the_write_noted() -> None:
         model = Filled()
     materialize(model, seed=0)
     assert torch.equal(model.weight.detach(), want)
+
+
+RESIZES = {
+    "shared": lambda x: x.share_memory_(),
+    "larger": lambda x: x.resize_(90_000),
+    "freed": lambda x: x.untyped_storage().resize_(0),
+}
+
+
+@pytest.mark.parametrize("how", RESIZES)
+def test_memory_that_is_no_longer_there_is_not_written(how: str) -> None:
+    """Neither since the plan was built nor since the Fill was."""
+    x, law = torch.zeros(50_000), Normal()
+    plan = Plan([Fill(x, law, 1)], backend="cpu")
+    RESIZES[how](x)
+    with pytest.raises(RuntimeError, match="was resized, moved or freed since its plan was built: build the plan anew"):
+        plan.run()
+    y = torch.zeros(50_000)
+    fill = Fill(y, law, 1)
+    y.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="out must have its memory"):
+        Plan([fill], backend="cpu")
+
+
+def test_flushing_changes_no_copy_either() -> None:
+    tiny = torch.tensor([1e-40, -3e-41, 1e-310], dtype=torch.float64)
+    want = {name: torch.empty(3, dtype=dtype) for name, dtype in (("a", torch.float32), ("b", torch.bfloat16))}
+    got = {name: torch.empty_like(out) for name, out in want.items()}
+    Plan([Copy(out, tiny) for out in want.values()], backend="cpu").run()
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU cannot")
+    try:
+        Plan([Copy(out, tiny) for out in got.values()], backend="cpu").run()
+    finally:
+        torch.set_flush_denormal(False)
+    assert want["a"].count_nonzero() == 2
+    for name, out in want.items():
+        assert torch.equal(out.view(torch.int16), got[name].view(torch.int16))
+
+
+ALONE = """
+import logging, sys, torch
+from tritonparam import Copy, Fill, Normal, Plan
+logging.basicConfig(format="%(message)s")
+out = torch.empty(5)
+Plan([Copy(out, torch.ones(5))]).run()
+assert sys.modules.get("numba") is None
+Plan([Fill(out, Normal(), 7)]).run()
+print(out.tolist())
+"""
+
+
+@pytest.mark.parametrize("how", ["broken", "forbidden", "disabled"])
+def test_where_numba_cannot_compile_the_definition_writes(how: str, tmp_path: Path) -> None:
+    """And one line says so; a plan of copies asks for no compiler."""
+    want = torch.empty(5)
+    Plan([Fill(want, Normal(), 7)], backend="numpy").run()
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    code, said = ALONE, "NumPy makes the values, which is slow: Numba cannot compile (ImportError: of another release)"
+    if how == "broken":
+        (tmp_path / "numba").mkdir()
+        (tmp_path / "numba" / "__init__.py").write_text("raise ImportError('of another release')\n")
+    elif how == "disabled":
+        environment["NUMBA_DISABLE_JIT"] = "1"
+        said = "NumPy makes the values, which is slow: Numba cannot compile (AttributeError: "
+    else:
+        said = ""
+        code = "import sys\nsys.modules['numba'] = None\n" + ALONE
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{want.tolist()}\n"
+    assert said in done.stderr
+    assert done.stderr.count("\n") == bool(said)
 
 
 def test_writes_to_the_cpu_only() -> None:

@@ -120,10 +120,37 @@ def test_a_folder_that_others_may_write_to_is_not_used(folder: Path) -> None:
     object_files.keep("words", b"code")
     folder.chmod(0o777)
     assert object_files.read("words") is None
-    object_files.keep("normal", b"code")
     folder.chmod(0o700)
+    (path,) = folder.iterdir()
+    path.chmod(0o620)
+    assert object_files.read("words") is None
+    path.chmod(0o600)
     assert object_files.read("words") == b"code"
-    assert object_files.read("normal") is None
+    moved = folder.rename(folder.parent / "elsewhere")
+    folder.symlink_to(moved)
+    assert object_files.read("words") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="for POSIX")
+def test_folders_are_the_users_alone_whatever_the_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = os.umask(0)
+    try:
+        object_files.keep("words", b"code")
+    finally:
+        os.umask(before)
+    own = (tmp_path / "cache" / "tritonparam", tmp_path / "cache" / "tritonparam" / "loops")
+    assert [path.stat().st_mode & 0o777 for path in own] == [0o700, 0o700]
+    assert object_files.read("words") == b"code"
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(object_files, "folder", none)
+    object_files.keep("words", b"code")
+    assert object_files.read("words") is None
 
 
 def test_without_a_place_to_keep_files_loops_are_compiled_each_time(

@@ -25,6 +25,8 @@ AHEAD = 4  # pieces in memory: one that is made, those that are hashed, one that
 _HASHERS = 4
 _PATIENCE = 0.5  # seconds, after which a thread looks whether its program is ending
 
+_PAGE = 4096  # bytes
+
 
 class Making:
     """The bytes of a job's shards, made while earlier ones are written; memory holds AHEAD pieces of them.
@@ -44,9 +46,10 @@ class Making:
         largest = max((shard.nbytes for shard in self._shards), default=0)
         self._size = max([min(PIECE, largest), *(entry.dtype.itemsize for entry in job.entries)])
         on_gpu = device.type == "cuda"
-        room = torch.empty(AHEAD * self._size, dtype=torch.uint8, device="cpu", pin_memory=on_gpu)
+        apart = -(-self._size // _PAGE) * _PAGE  # so that elements of any dtype lie at multiples of their size
+        room = torch.empty(AHEAD * apart, dtype=torch.uint8, device="cpu", pin_memory=on_gpu)
         ask_for_huge_pages(room)
-        self._room = [room[slot * self._size : (slot + 1) * self._size] for slot in range(AHEAD)]
+        self._room = [room[slot * apart : slot * apart + self._size] for slot in range(AHEAD)]
         self._staging = torch.empty(self._size, dtype=torch.uint8, device=device) if on_gpu else None
         self._free = threading.Semaphore(AHEAD)
         self._ready: queue.SimpleQueue[memoryview | BaseException] = queue.SimpleQueue()

@@ -10,13 +10,14 @@ import torch
 from tritonparam._arguments import shown
 from tritonparam._underflow import gradual_underflow
 from tritonparam.plan.backends.host_copy import HostCopies
+from tritonparam.plan.backends.missing import tell_of_compiler
 from tritonparam.plan.backends.numpy import write_fill
 from tritonparam.plan.backends.threads import share
 from tritonparam.plan.fill_columns import Columns, FillColumns, columns_of
 from tritonparam.plan.huge_pages import ask_for_huge_pages
-from tritonparam.plan.memory import is_deferred
+from tritonparam.plan.memory import check_memory, is_deferred
 from tritonparam.stream import Constant, Law, constant_bits, flat_index
-from tritonparam.stream.loops import BoxTable, Dim, Maker, constant_maker, maker_of
+from tritonparam.stream.loops import BoxTable, CompilerError, Dim, Maker, constant_maker, maker_of
 
 if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
@@ -37,30 +38,44 @@ class CpuPlan:
             fills = [each for each in fills if each.out.numel() and not is_deferred(each.out)]
         columns = columns_of(fills)
         for out in columns.outs:
+            check_memory("out", out)  # what was resized since is not
             ask_for_huge_pages(out)  # if nobody has written there yet
         self._counted = [out for out in columns.outs if not out.is_inference()]
         self._storages = [out.untyped_storage() for out in columns.outs]  # must outlive the table
-        self._table = _table(fills, columns)
+        self._sizes = [(storage.data_ptr(), storage.nbytes()) for storage in self._storages]
+        self._by_definition: Sequence[Fill] = ()
+        self._table: BoxTable | None = None
+        if columns.outs:
+            try:
+                self._table = _table(fills, columns)
+            except CompilerError as error:
+                tell_of_compiler(str(error))
+                self._by_definition = fills
         self._copies = HostCopies(copies)
 
     def run(self) -> None:
         """Do everything, and return when it is done."""
-        for fill in self._deferred:
+        for fill in (*self._deferred, *self._by_definition):
             write_fill(fill)
-        self._fill(torch.get_num_threads())
-        # Autograd knows by them that a value that it kept was overwritten.
-        torch.autograd.graph.increment_version(self._counted)
-        self._copies.run()
+        if self._table is not None:
+            if self._sizes != [(storage.data_ptr(), storage.nbytes()) for storage in self._storages]:
+                raise RuntimeError(
+                    "memory of a tensor was resized, moved or freed since its plan was built: build the plan anew"
+                )
+            self._fill(self._table, torch.get_num_threads())
+            # Autograd knows by them that a value that it kept was overwritten.
+            torch.autograd.graph.increment_version(self._counted)
+        with torch.no_grad(), gradual_underflow():
+            self._copies.run()
 
-    def _fill(self, threads: int) -> None:
-        total = self._table.elements
-        if not total:
-            return
+    @staticmethod
+    def _fill(table: BoxTable, threads: int) -> None:
+        total = table.elements
         size = min(_PIECE, max(_SMALL_PIECE, -(-total // threads)))
 
         def write(piece: int) -> None:
             with gradual_underflow():
-                self._table.write(piece * size, min((piece + 1) * size, total))
+                table.write(piece * size, min((piece + 1) * size, total))
 
         share(-(-total // size), write, threads)
 

@@ -14,13 +14,22 @@ _log = logging.getLogger("tritonparam")
 @functools.cache
 def is_installed(package: str) -> bool:
     """Whether `package` can be imported."""
-    return importlib.util.find_spec(package) is not None
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # somebody forbids it, or it is half there
+        return False
 
 
 def tell_of_compiled_loops(elements: int) -> None:
     """Say once, if NumPy is to make so many random values because Numba is not installed, what to install."""
     if elements >= _SLOW_FROM and not is_installed("numba"):
         _tell()
+
+
+@functools.cache
+def tell_of_compiler(error: str) -> None:
+    """Say once that Numba cannot compile."""
+    _log.warning("NumPy makes the values, which is slow: Numba cannot compile (%s)", error)
 
 
 @functools.cache

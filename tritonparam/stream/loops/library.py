@@ -26,6 +26,11 @@ LOOPS = {
     "float8_e5m2_bits": ("rounding", 4),
 }
 
+
+class CompilerError(RuntimeError):
+    """Numba is installed, and cannot compile: it is of another release than it needs, or told not to."""
+
+
 _LOCK = across_forks()
 _returned = ctypes.c_int64()  # where every loop says that it returns nothing
 _NOTHING = ctypes.addressof(_returned)
@@ -63,9 +68,13 @@ def caller(name: str) -> Callable[..., None]:
 def _object_file(name: str) -> bytes:
     code = object_files.read(name)
     if code is None:
-        from tritonparam.stream.loops.compiler import compile_loop
+        file, arguments = LOOPS[name]
+        try:
+            from tritonparam.stream.loops.compiler import compile_loop
 
-        code = compile_loop(*LOOPS[name][:1], name, LOOPS[name][1])
+            code = compile_loop(file, name, arguments)
+        except Exception as error:
+            raise CompilerError(f"{type(error).__name__}: {str(error)[:300]}") from error
         object_files.keep(name, code)
     return code
 

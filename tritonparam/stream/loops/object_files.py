@@ -26,13 +26,13 @@ _VARIABLES = "NUMBA_"  # of the environment, by which people choose another CPU 
 
 def folder() -> Path:
     """Where the files are, as the system has it: $XDG_CACHE_HOME/tritonparam or ~/.cache/tritonparam on Linux."""
-    home = Path.home()
     if sys.platform == "darwin":
-        caches = home / "Library" / "Caches"
+        caches = Path.home() / "Library" / "Caches"
     elif sys.platform == "win32":
-        caches = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        caches = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+        named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        caches = named if named.is_absolute() else Path.home() / ".cache"
     return caches / "tritonparam" / "loops"
 
 
@@ -58,38 +58,53 @@ def fingerprint() -> bytes:
 def read(name: str) -> bytes | None:
     """The object file of the loop `name`, if one is kept that this process would have compiled; else None."""
     try:
-        kept = _path(name).read_bytes()
-    except OSError:
+        kept = _read_ours(folder(), _name(name))
+    except (OSError, RuntimeError):  # as of a user without a home
         return None
     own, checksum, code = kept[:_DIGEST], kept[_DIGEST : 2 * _DIGEST], kept[2 * _DIGEST :]
-    if own != fingerprint() or checksum != hashlib.sha256(code).digest() or not _is_ours(folder()):
-        return None
-    return code
+    return code if own == fingerprint() and checksum == hashlib.sha256(code).digest() else None
+
+
+def _read_ours(place: Path, name: str) -> bytes:
+    """The bytes of a file that only this user can have put there: what is kept there is run.
+
+    Raises:
+        OSError: It is not there, or others may write to it or to its folder.
+    """
+    if os.open not in os.supports_dir_fd or not hasattr(os, "O_NOFOLLOW"):
+        return (place / name).read_bytes()
+    # Opened once, so that what is looked at is what is read.
+    within = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _check_ours(within)
+        with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=within), "rb") as file:
+            _check_ours(file.fileno())
+            return file.read()
+    finally:
+        os.close(within)
+
+
+def _check_ours(opened: int) -> None:
+    status = os.fstat(opened)
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError("others may write to it")
 
 
 def keep(name: str, code: bytes) -> None:
     """Keep an object file, whole or not at all; where that cannot be, the next process compiles it again."""
     with contextlib.suppress(OSError, RuntimeError):
-        folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_ours(folder()):
-            return
+        folder().parent.parent.mkdir(parents=True, exist_ok=True)
+        for each in (folder().parent, folder()):
+            each.mkdir(mode=0o700, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=folder())
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(fingerprint() + hashlib.sha256(code).digest() + code)
-            os.replace(temporary, _path(name))
+            os.replace(temporary, folder() / _name(name))
         except BaseException:
             os.unlink(temporary)
             raise
 
 
-def _path(name: str) -> Path:
-    return folder() / f"{name}-{fingerprint().hex()[:16]}.o"
-
-
-def _is_ours(place: Path) -> bool:
-    """Whether nobody but this user can put a file there: what is kept there is run."""
-    if not hasattr(os, "getuid"):
-        return True
-    status = place.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+def _name(name: str) -> str:
+    return f"{name}-{fingerprint().hex()[:16]}.o"
