@@ -28,6 +28,8 @@ def render(rows: Sequence[Row]) -> str:
     if fills:
         text = "GB/s written, in brackets as a fraction of the faster plain fill of the same bytes:"
         parts.append(f"{text}\n\n{_throughput('fill', fills)}")
+    if ratios := _ratios(fills):
+        parts.append(f"The compiled loops, as many times as fast as torch:\n\n{ratios}")
     if copies:
         text = "GB/s moved, read and written, in brackets as a fraction of the faster plain copy that moves as many:"
         parts.append(f"{text}\n\n{_throughput('copy', copies)}")
@@ -77,6 +79,17 @@ def significant(value: float, digits: int = 3) -> str:
     rounded = float(f"{value:.{digits}g}")
     places = digits - 1 - int(f"{rounded:e}".partition("e")[2])
     return f"{value:.{max(places, 0)}f}"
+
+
+def _ratios(rows: Sequence[Row]) -> str:
+    """Jobs down, kinds of memory across: torch's time over that of the compiled loops; nothing where there are none."""
+    times = {(_job(row), row.provider, row.mode): row.median_s for row in rows}
+    modes = list(dict.fromkeys(row.mode for row in rows))
+    lines = [("fill", "dtype", "tensors", "threads", *modes), ("---", "---", "---", "--:", *("--:" for _ in modes))]
+    for job in dict.fromkeys(_job(row) for row in rows if row.provider == OURS["cpu"]):
+        pairs = [(times.get((job, "torch", mode)), times.get((job, OURS["cpu"], mode))) for mode in modes]
+        lines.append((*job, *(significant(torch / own, 2) if torch and own else "" for torch, own in pairs)))
+    return _markdown(lines) if len(lines) > 2 else ""
 
 
 def _host(rows: Sequence[Row]) -> str:
@@ -132,7 +145,7 @@ def _where(row: Row) -> str:
     """The device of a row; of a host, as many of its threads as were used."""
     if row.provider == OURS["cuda"]:
         return row.device
-    return f"{row.device.rpartition(',')[0]}, {row.threads} thread{'s' * (row.threads > 1)}"
+    return f"{row.device.partition(',')[0]}, {row.threads} thread{'s' * (row.threads > 1)}"
 
 
 def renew(text: str, results: Path) -> str:

@@ -47,6 +47,21 @@ def test_table_is_made_from_the_rows(tmp_path):
     assert "| torch (eager) | torch (graph) | plain fill (eager) | plain fill (graph) |" in table.render(ROWS + graph)
 
 
+def test_the_compiled_loops_are_held_against_torch(tmp_path):
+    """In each kind of memory; and one large tensor of each device stands in the README's table."""
+    ours = [
+        measured(provider=OURS["cpu"], workload="one tensor", mode=mode, median_s=seconds, gb_per_s=1 / seconds)
+        for mode, seconds in (("eager", 0.25), ("fresh", 0.5))
+    ]
+    torchs = [dataclasses.replace(row, provider="torch", median_s=2.0, gb_per_s=0.5) for row in ours]
+    text = table.render([*ours, *torchs])
+    assert "| fill | dtype | tensors | threads | eager | fresh |" in text
+    assert "| normal | float32 | one tensor | 1 | 8.0 | 4.0 |" in text
+    rows.write(tmp_path, [*ours, *torchs], whole=True)
+    readme = f"{table.SUMMARY}\n{table.SUMMARY_END}\n"
+    assert "| normal, float32 | a device, 1 thread | 4.00 | 0.500 |  |" in table.renew(readme, tmp_path)
+
+
 def test_tables_of_gpus_come_first(tmp_path):
     gpu = [dataclasses.replace(row, device="z gpu", provider=OURS["cuda"]) for row in ROWS[:1]]
     rows.write(tmp_path, [*ROWS, *gpu], whole=True)
