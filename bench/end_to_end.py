@@ -44,25 +44,6 @@ _, status, usage = os.wait4(process.pid, 0)
 print(json.dumps([time.perf_counter() - begin, usage.ru_maxrss]))
 sys.exit(os.waitstatus_to_exitcode(status) and 1)
 """
-_LLAMA: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "vocab_size": 128256,
-    "hidden_size": 2048,
-    "intermediate_size": 8192,
-    "num_hidden_layers": 16,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 64,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-05,
-    "rope_theta": 500000.0,
-    "initializer_range": 0.02,
-    "tie_word_embeddings": True,
-    "bos_token_id": 128000,
-    "eos_token_id": 128001,
-    "dtype": "bfloat16",
-}
 
 
 class Job(NamedTuple):
@@ -105,13 +86,13 @@ class Row(Environment):
 
 def jobs(quick: bool = False) -> list[Job]:
     """GPT-2 in float32 and a Llama 3.2 1B in bfloat16; cut down if `quick`, to see that all runs."""
-    gpt2 = json.loads((ROOT / "examples" / "gpt2.json").read_text())
+    gpt2, llama = (json.loads((ROOT / "examples" / f"{name}.json").read_text()) for name in ("gpt2", "llama-3.2-1b"))
     if not quick:
-        return [Job("gpt2", gpt2, "float32"), Job("llama-3.2-1b", _LLAMA, "bfloat16")]
+        return [Job("gpt2", gpt2, "float32"), Job("llama-3.2-1b", llama, "bfloat16")]
     small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 1000, "head_dim": 2}
     return [
         Job("gpt2 cut down", gpt2 | {"n_layer": 2, "n_embd": 48, "vocab_size": 1000}, "float32"),
-        Job("llama-3.2-1b cut down", _LLAMA | small, "bfloat16"),
+        Job("llama-3.2-1b cut down", llama | small, "bfloat16"),
     ]
 
 

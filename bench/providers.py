@@ -45,16 +45,8 @@ def _plan(case: Case, memory: Memory, backend: str) -> Plan:
     return Plan(fills, backend)
 
 
-def _cpu(case: Case, memory: Memory) -> Run:
-    return _plan(case, memory, "cpu").run
-
-
-def _numpy(case: Case, memory: Memory) -> Run:
-    return _plan(case, memory, "numpy").run
-
-
-def _triton(case: Case, memory: Memory) -> Run:
-    return _plan(case, memory, "triton").run
+def _ours(backend: str) -> Callable[[Case, Memory], Run]:
+    return lambda case, memory: _plan(case, memory, backend).run
 
 
 def _triton_from_nothing(case: Case, memory: Memory) -> Run:
@@ -119,9 +111,9 @@ def not_filled(block: torch.Tensor) -> str | None:
 
 
 PROVIDERS = {
-    "tritonparam cpu": Provider(_cpu, not_the_reference),
-    "tritonparam numpy": Provider(_numpy, not_the_reference),
-    "tritonparam triton": Provider(_triton, not_the_reference),
+    "tritonparam cpu": Provider(_ours("cpu"), not_the_reference),
+    "tritonparam numpy": Provider(_ours("numpy"), not_the_reference),
+    "tritonparam triton": Provider(_ours("triton"), not_the_reference),
     "tritonparam triton, plan built too": Provider(_triton_from_nothing, not_the_reference, frozenset(LAWS)),
     # Since torch 2.13 a truncated normal is redrawn until it fits, which the host has to look at.
     "torch": Provider(_torch, _torch_fault, frozenset({"truncated_normal"})),

@@ -204,7 +204,7 @@ def test_backends_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     fill = Fill(torch.full((3,), 7.0), Normal())
     with pytest.raises(ValueError, match=r"backend must be one of \('triton', 'cpu', 'numpy'\), got 'cupy'"):
         Plan([fill], "cupy")
-    monkeypatch.setattr("tritonparam.plan.backends.is_installed", lambda name: False)
+    monkeypatch.setattr(missing, "is_installed", lambda name: False)
     with pytest.raises(ImportError, match="backend 'triton' needs the package triton: pip install triton"):
         Plan([fill], "triton")
     with pytest.raises(ImportError, match=r"backend 'cpu' needs the package numba: pip install 'tritonparam\[cpu\]'"):

@@ -15,7 +15,15 @@ from tritonparam.plan.devices import MissingDeviceError, checked_device, named_d
 from tritonparam.plan.fill import RANDOM_DTYPES, Fill
 from tritonparam.plan.fill_columns import FillColumns
 from tritonparam.plan.huge_pages import ask_for_huge_pages
-from tritonparam.plan.memory import check_memory, check_strided, check_writable, is_a_run, is_deferred, overlap
+from tritonparam.plan.memory import (
+    bytes_spanned,
+    check_memory,
+    check_strided,
+    check_writable,
+    is_a_run,
+    is_deferred,
+    overlap,
+)
 from tritonparam.plan.plan import Plan
 from tritonparam.plan.views import Box, Placement, View, apart, cut_boxes, placement
 
@@ -38,6 +46,7 @@ __all__ = [
     "ask_for_huge_pages",
     "box_in",
     "box_of_box",
+    "bytes_spanned",
     "check_memory",
     "check_strided",
     "check_writable",

@@ -99,13 +99,9 @@ class FillColumns(Sequence[Fill]):
             yield Fill(out, self.laws[number][0], key)
         yield from self.others
 
-    def tensors(self) -> list[torch.Tensor]:
-        """The `out` of each fill."""
-        return [*self.outs, *(fill.out for fill in self.others)]
-
     def device(self) -> torch.device | None:
         """The device of all of them; None where there are several, or no fills."""
-        devices = {out.device for out in self.tensors()}
+        devices = {out.device for out in outs_of(self)}
         return devices.pop() if len(devices) == 1 else None
 
 
@@ -137,6 +133,13 @@ def numbered_laws(pairs: Iterable[tuple[Law, torch.dtype]]) -> tuple[list[int], 
             held.append(law)
         numbers.append(known)
     return numbers, distinct
+
+
+def outs_of(fills: Sequence[Fill]) -> list[torch.Tensor]:
+    """Where each of `fills` goes."""
+    if isinstance(fills, FillColumns):
+        return [*fills.outs, *(fill.out for fill in fills.others)]
+    return [fill.out for fill in fills]
 
 
 class Columns(NamedTuple):

@@ -89,13 +89,8 @@ def check_strided(argument: str, tensor: Any) -> None:
 
 
 def _is_within_storage(tensor: torch.Tensor) -> bool:
-    count = tensor.numel()
-    if not count:
-        return True
-    if not tensor.is_contiguous():
-        count = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    end = tensor.storage_offset() + count
-    return bool(end * tensor.element_size() <= tensor.untyped_storage().nbytes())
+    end = tensor.storage_offset() * tensor.element_size() + bytes_spanned(tensor)
+    return not tensor.numel() or bool(end <= tensor.untyped_storage().nbytes())
 
 
 def _check_class(argument: str, tensor: Any) -> None:
@@ -150,7 +145,7 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
         (False, True)
     """
     lower, upper = (one, other) if one.data_ptr() < other.data_ptr() else (other, one)
-    if lower.data_ptr() + _span(lower) <= upper.data_ptr() or not upper.numel() or one.device != other.device:
+    if lower.data_ptr() + bytes_spanned(lower) <= upper.data_ptr() or not upper.numel() or one.device != other.device:
         return False
     if one.is_contiguous() and other.is_contiguous():
         return True
@@ -160,8 +155,13 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
         return True
 
 
-def _span(tensor: torch.Tensor) -> int:
-    """Bytes from the first element to the end of the last."""
+def bytes_spanned(tensor: torch.Tensor) -> int:
+    """Bytes from the first element to the end of the last, of a tensor that has elements.
+
+    Examples:
+        >>> bytes_spanned(torch.zeros(4, 6)[:, :2])
+        80
+    """
     if tensor.is_contiguous():
         return tensor.nbytes
     steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

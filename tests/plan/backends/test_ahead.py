@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tritonparam.plan import kernels_ahead, loops_ahead
-from tritonparam.plan.backends import ahead
+from tritonparam.plan.backends import missing
 
 ROOT = Path(__file__).parents[3]
 COMPILE = """
@@ -37,7 +37,7 @@ def test_all_loops_are_made_ready() -> None:
 
 
 def test_without_numba_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "is_installed", lambda name: False)
+    monkeypatch.setattr(missing, "is_installed", lambda name: False)
     with pytest.raises(ImportError, match=r"pip install 'tritonparam\[cpu\]'"):
         loops_ahead()
     with pytest.raises(ImportError, match="need the package triton: pip install triton"):

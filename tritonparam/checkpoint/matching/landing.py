@@ -15,7 +15,7 @@ import torch
 
 from tritonparam.checkpoint.disk import shown
 from tritonparam.checkpoint.targets import Slot, listed
-from tritonparam.plan import overlap
+from tritonparam.plan import bytes_spanned, overlap
 
 _FEW = 64  # tensors of which each is compared with each
 _MAPS = Path("/proc/self/maps")
@@ -81,17 +81,13 @@ def check_landing(real: Iterable[tuple[Slot, torch.Tensor]], files: Iterable[Pat
     """
     by_device: dict[torch.device, _Landing] = {}
     for slot, values in real:
-        nbytes = values.nbytes
-        if nbytes:
-            if not values.is_contiguous():
-                steps = sum((size - 1) * stride for size, stride in zip(values.shape, values.stride(), strict=True))
-                nbytes = (steps + 1) * values.element_size()
+        if values.nbytes:
             landing = by_device.get(values.device)
             if landing is None:
                 landing = by_device[values.device] = _Landing([], [], [])
             start = values.data_ptr()
             landing.starts.append(start)
-            landing.ends.append(start + nbytes)
+            landing.ends.append(start + bytes_spanned(values))
             landing.tensors.append((slot, values))
     for landing in by_device.values():
         if not landing.is_apart():

@@ -13,7 +13,7 @@ import torch
 
 from tritonparam._arguments import choice, shown
 from tritonparam.plan.backends.ahead import CompileStep, kernels_ahead, loops_ahead
-from tritonparam.plan.backends.missing import is_installed
+from tritonparam.plan.backends.missing import is_installed, require
 
 if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["BACKENDS", "Backend", "CompileStep", "RunnablePlan", "kernels_ahead", "loops_ahead", "resolve_backend"]
 
 BACKENDS = ("triton", "cpu", "numpy")
-_NEEDS = {"triton": ("triton", "triton"), "cpu": ("numba", "'tritonparam[cpu]'")}  # package, and what installs it
+_NEEDS = {"triton": "triton", "cpu": "numba"}
 
 
 class RunnablePlan(Protocol):
@@ -58,9 +58,8 @@ def resolve_backend(device: torch.device, name: str | None = None) -> Backend:
             raise ValueError(f"device must be a cpu or cuda device, got {shown(str(device))}")
         name = "triton" if device.type == "cuda" else "cpu" if is_installed("numba") else "numpy"
     choice("backend", name, BACKENDS)
-    if name in _NEEDS and not is_installed(_NEEDS[name][0]):
-        package, wanted = _NEEDS[name]
-        raise ImportError(f"backend {name!r} needs the package {package}: pip install {wanted}")
+    if name in _NEEDS:
+        require(f"backend {name!r} needs", _NEEDS[name])
     module: Backend = importlib.import_module(f"tritonparam.plan.backends.{name}")
     module.check_device(device)
     return module

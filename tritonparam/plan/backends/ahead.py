@@ -11,7 +11,7 @@ from itertools import product
 
 import torch
 
-from tritonparam.plan.backends.missing import is_installed
+from tritonparam.plan.backends.missing import require
 from tritonparam.plan.copy import Copy
 from tritonparam.plan.fill import Fill
 from tritonparam.stream import Constant, Law, Normal, TruncatedNormal, Uniform
@@ -34,8 +34,7 @@ def loops_ahead() -> list[CompileStep]:
     Raises:
         ImportError: Numba is not installed.
     """
-    if not is_installed("numba"):
-        raise ImportError("the loops of a host need the package numba: pip install 'tritonparam[cpu]'")
+    require("the loops of a host need", "numba")
     loops = importlib.import_module("tritonparam.stream.loops")
     return [(name, functools.partial(loops.address_of, name)) for name in loops.LOOPS]
 
@@ -56,8 +55,7 @@ def kernels_ahead(architecture: int) -> list[CompileStep]:
     """
     if architecture not in _ARCHITECTURES:
         raise ValueError(f"architecture must be a compute capability such as 80, 90 or 100, got {architecture}")
-    if not is_installed("triton"):
-        raise ImportError("the kernels need the package triton: pip install triton")
+    require("the kernels need", "triton")
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise ValueError("kernels are not compiled where TRITON_INTERPRET is set: unset it")
     return [(name, functools.partial(_compiled_for, architecture, act)) for name, act in (*_fills(), *_copies())]

@@ -17,6 +17,7 @@ from tritonparam._arguments import shown
 from tritonparam.kernels.copy import CHUNK, COLUMNS, MOVE_VECTOR, ROW, STRIP, TILE, UNITS, VECTOR, code_of
 from tritonparam.kernels.dtypes import DTYPES
 from tritonparam.kernels.rows import reciprocal
+from tritonparam.plan.backends.dimensions import Dim, merged
 
 if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
@@ -29,8 +30,6 @@ _SIDE = 16  # elements of either dimension that a transpose is worth
 _PEELED_FROM = 2048  # bytes of a run that is worth a head and a tail of their own
 MAX_PLACES = 2**31 - 1
 _MAX_PROGRAMS = 2**31 - 1
-
-Dim = tuple[int, int, int]  # size, stride in the source, stride in out
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,26 +190,11 @@ def _same_bits(out: torch.dtype, source: torch.dtype) -> bool:
 
 def lay_out(geometry: Geometry) -> list[Row]:
     """The rows of a copy that has at least one element."""
-    dims = _merged(geometry.dims)
+    dims = merged(sorted(geometry.dims, key=lambda dim: dim[2]))  # in the order of memory
     is_run = dims[0][1:] == (1, 1)
     if geometry.casts:
         return _lay_out_cast(geometry, dims, is_run)
     return _lay_out_move(geometry, dims, is_run)
-
-
-def _merged(dims: tuple[Dim, ...]) -> list[Dim]:
-    """The dimensions longer than one in the order of memory, neighbours made one where both sides step on alike."""
-    merged: list[Dim] = []
-    for size, source_stride, out_stride in sorted(dims, key=lambda dim: dim[2]):
-        if size == 1:
-            continue
-        if merged:
-            inner, s, o = merged[-1]
-            if (source_stride, out_stride) == (inner * s, inner * o):
-                merged[-1] = (inner * size, s, o)
-                continue
-        merged.append((size, source_stride, out_stride))
-    return merged or [(1, 1, 1)]
 
 
 def _lay_out_move(g: Geometry, dims: list[Dim], is_run: bool) -> list[Row]:

@@ -9,15 +9,16 @@ import torch
 
 from tritonparam._arguments import shown
 from tritonparam._underflow import gradual_underflow
+from tritonparam.plan.backends.dimensions import dims_in_memory, dims_in_order
 from tritonparam.plan.backends.host_copy import HostCopies
 from tritonparam.plan.backends.missing import tell_of_compiler
 from tritonparam.plan.backends.numpy import write_fill
 from tritonparam.plan.backends.threads import share
-from tritonparam.plan.fill_columns import Columns, FillColumns, columns_of
+from tritonparam.plan.fill_columns import Columns, columns_of, outs_of
 from tritonparam.plan.huge_pages import ask_for_huge_pages
 from tritonparam.plan.memory import check_memory, is_deferred
 from tritonparam.stream import Constant, Law, constant_bits, flat_index
-from tritonparam.stream.loops import BoxTable, CompilerError, Dim, Maker, constant_maker, maker_of
+from tritonparam.stream.loops import BoxTable, CompilerError, Maker, constant_maker, maker_of
 
 if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
@@ -31,7 +32,7 @@ class CpuPlan:
     """Operations, laid out: fills as boxes for the loops, copies as torch's own where that is right."""
 
     def __init__(self, fills: Sequence[Fill], copies: Sequence[Copy]) -> None:
-        outs = fills.tensors() if isinstance(fills, FillColumns) else [each.out for each in fills]
+        outs = outs_of(fills)
         # What deferred_init records has no memory yet; it takes note of torch's own operations.
         self._deferred = [fills[number] for number, out in enumerate(outs) if is_deferred(out)]
         if self._deferred or not all(out.numel() for out in outs):
@@ -86,8 +87,8 @@ def _table(fills: Sequence[Fill], columns: Columns) -> BoxTable:
     for number, start in enumerate(columns.starts):
         if start < 0:
             each = fills[number]
-            is_constant = isinstance(each.law, Constant)
-            dims[number] = _in_memory(each.out) if is_constant else _in_order(each)
+            own = dims_in_memory(each.out) if isinstance(each.law, Constant) else dims_in_order(each)
+            dims[number] = own if own[0][1] == 1 else [(1, 1, 1), *own]  # no two elements follow each other
             firsts[number] = flat_index(each.offsets, each.shape)
     widths = [dtype.itemsize for _, dtype in columns.laws]
     return BoxTable(
@@ -106,37 +107,6 @@ def _maker(law: Law, dtype: torch.dtype) -> Maker:
     if isinstance(law, Constant):
         return constant_maker(constant_bits(law, dtype) & ((1 << 8 * dtype.itemsize) - 1), dtype.itemsize)
     return maker_of(law, str(dtype).removeprefix("torch."))
-
-
-def _in_order(fill: Fill) -> tuple[Dim, ...]:
-    """The dimensions of a box in the order of its elements, neighbours made one where both steps allow it."""
-    dims: list[Dim] = []
-    step = 1
-    for extent, size, stride in zip(
-        reversed(fill.shape), reversed(fill.out.shape), reversed(fill.out.stride()), strict=True
-    ):
-        if size > 1:
-            dims.append((size, step, stride))
-        step *= extent
-    return _merged(dims if dims and dims[0][1] == 1 else [(1, 1, 1), *dims])
-
-
-def _in_memory(out: torch.Tensor) -> tuple[Dim, ...]:
-    """The dimensions of `out` in the order of memory, as if its elements were numbered so."""
-    by_stride = sorted(zip(out.stride(), out.shape, strict=True))
-    return _merged([(size, stride, stride) for stride, size in by_stride if size > 1] or [(1, 1, 1)])
-
-
-def _merged(dims: list[Dim]) -> tuple[Dim, ...]:
-    """The same elements in the same order, neighbours made one where both steps allow it."""
-    merged = dims[:1]
-    for size, step, stride in dims[1:]:
-        inner, inner_step, inner_stride = merged[-1]
-        if (step, stride) == (inner * inner_step, inner * inner_stride):
-            merged[-1] = (inner * size, inner_step, inner_stride)
-        else:
-            merged.append((size, step, stride))
-    return tuple(merged)
 
 
 def check_device(device: torch.device) -> None:

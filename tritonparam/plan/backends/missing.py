@@ -8,6 +8,8 @@ import logging
 
 _SLOW_FROM = 1 << 24  # random elements, which the definition makes in a second or two
 
+_INSTALLS = {"numba": "'tritonparam[cpu]'"}
+
 _log = logging.getLogger("tritonparam")
 
 
@@ -18,6 +20,16 @@ def is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):  # somebody forbids it, or it is half there
         return False
+
+
+def require(what: str, package: str) -> None:
+    """Refuse to go on without a package: `what` needs it, as in "backend 'cpu' needs".
+
+    Raises:
+        ImportError: It is not installed; the message says how to install it.
+    """
+    if not is_installed(package):
+        raise ImportError(f"{what} the package {package}: pip install {_INSTALLS.get(package, package)}")
 
 
 def tell_of_compiled_loops(elements: int) -> None:
@@ -34,4 +46,4 @@ def tell_of_compiler(error: str) -> None:
 
 @functools.cache
 def _tell() -> None:
-    _log.warning("NumPy makes the values, which is slow: pip install 'tritonparam[cpu]' for compiled loops")
+    _log.warning("NumPy makes the values, which is slow: pip install %s for compiled loops", _INSTALLS["numba"])

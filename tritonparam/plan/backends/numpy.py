@@ -23,7 +23,7 @@ class NumpyPlan:
     """Operations, checked: fills written by the NumPy definition, copies by torch's own where that meets it."""
 
     def __init__(self, fills: Sequence[Fill], copies: Sequence[Copy]) -> None:
-        self._fills = fills
+        self._fills = list(fills)  # those of columns are made here, and once
         self._copies = HostCopies(copies)
 
     def run(self) -> None:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from tritonparam.kernels.boxes import PATHS
 from tritonparam.kernels.rows import reciprocal
+from tritonparam.plan.backends.dimensions import Dim, dims_in_memory, dims_in_order
 from tritonparam.plan.fill import Fill
+from tritonparam.plan.memory import bytes_spanned
 from tritonparam.stream import Constant, flat_index
 
 if TYPE_CHECKING:
@@ -26,8 +28,6 @@ _HIGH_SHIFT = 34  # of an element's index, for the high word of its block's numb
 _WIDE = 16  # bytes of the widest store
 # What the kernel's 32-bit arithmetic reaches: a row's elements, and how far the last lies from the first in memory.
 MAX_ELEMENTS, MAX_SPAN = 2**30, 2**31
-
-Dim = tuple[int, int, int]  # size, stride in the global tensor, in memory
 
 
 class Layout(NamedTuple):
@@ -92,8 +92,7 @@ def build_strided_rows(fills: Iterable[Fill]) -> StridedRows:
 def is_in_reach(fill: Fill) -> bool:
     """Whether a row can have it, as every run can."""
     out = fill.out
-    span = sum((size - 1) * stride for size, stride in zip(out.shape, out.stride(), strict=True))
-    return fill.run_start is not None or (out.numel() <= MAX_ELEMENTS and span < MAX_SPAN)
+    return fill.run_start is not None or (out.numel() <= MAX_ELEMENTS and bytes_spanned(out) <= MAX_SPAN * out.itemsize)
 
 
 def parts_in_reach(fill: Fill) -> Iterable[Fill]:
@@ -113,34 +112,22 @@ def parts_in_reach(fill: Fill) -> Iterable[Fill]:
 
 def _lay_out_random(each: Fill) -> Layout:
     out = each.out
-    dims: list[Dim] = []
-    stride = 1
-    for extent, size, step in zip(reversed(each.shape), reversed(out.shape), reversed(out.stride()), strict=True):
-        dims.append((size, stride, step))
-        stride *= extent
-    return lay_out(dims, flat_index(each.offsets, each.shape), out.itemsize, out.data_ptr() % _WIDE)
+    return lay_out(dims_in_order(each), flat_index(each.offsets, each.shape), out.itemsize, out.data_ptr() % _WIDE)
 
 
 def _lay_out_constant(out: torch.Tensor) -> Layout:
-    """As if the tensor were row-major in the order of its memory: a constant does not look at the index."""
-    dims: list[Dim] = []
-    stride = 1
-    for step, size in sorted(zip(out.stride(), out.shape, strict=True)):
-        dims.append((size, stride, step))
-        stride *= size
-    return lay_out(dims, 0, out.itemsize, out.data_ptr() % _WIDE)
+    return lay_out(dims_in_memory(out), 0, out.itemsize, out.data_ptr() % _WIDE)
 
 
 def lay_out(dims: list[Dim], origin: int, itemsize: int, phase: int) -> Layout:
     """The row of a box.
 
     Args:
-        dims: Of the box, the innermost of the global tensor first.
+        dims: Of the box, merged, the innermost of the global tensor first: strides there and in memory.
         origin: The index of its first element.
         itemsize: Bytes of an element.
         phase: The address of its first element, modulo 16.
     """
-    dims = _merged(dims)
     count = math.prod(dim[0] for dim in dims)
     if dims == [(count, 1, 1)] and origin == 0:
         return Layout(PATHS["run"] << PATH_SHIFT, count, 0, ())
@@ -188,18 +175,3 @@ def _layout(path: str, stop: int, origin: int, before: list[int], dims: list[Dim
         dims.append((1, 0, 0))
     words = [word for size, stride, step in dims for word in (size, reciprocal(size), stride, step)]
     return Layout(PATHS[path] << PATH_SHIFT | len(dims) << NDIM_SHIFT, stop, origin, (*before, *words))
-
-
-def _merged(dims: list[Dim]) -> list[Dim]:
-    """The dimensions longer than one, neighbours made one where both strides step on alike."""
-    merged: list[Dim] = []
-    for size, stride, step in dims:
-        if size == 1:
-            continue
-        if merged:
-            inner, s, m = merged[-1]
-            if (stride, step) == (inner * s, inner * m):
-                merged[-1] = (inner * size, s, m)
-                continue
-        merged.append((size, stride, step))
-    return merged or [(1, 1, 1)]

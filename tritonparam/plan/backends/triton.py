@@ -13,19 +13,19 @@ from tritonparam.kernels.copy import copy
 from tritonparam.kernels.fill import fill, is_interpreted
 from tritonparam.plan.backends.copy_table import build_copy_table
 from tritonparam.plan.backends.fill_table import build_fill_table
-from tritonparam.plan.fill_columns import FillColumns
+from tritonparam.plan.fill_columns import outs_of
 
 if TYPE_CHECKING:
     from tritonparam.plan.copy import Copy
     from tritonparam.plan.fill import Fill
+    from tritonparam.plan.fill_columns import FillColumns
 
 
 class TritonPlan:
     """Operations as two tables on their device, to be done in a launch each."""
 
     def __init__(self, fills: list[Fill] | FillColumns, copies: list[Copy]) -> None:
-        outs = [*(fills.tensors() if isinstance(fills, FillColumns) else (each.out for each in fills))]
-        outs += [each.out for each in copies]
+        outs = [*outs_of(fills), *(each.out for each in copies)]
         self._device = outs[0].device
         self._counted = [each for each in outs if not each.is_inference()]
         # Their memory must outlive the tables, also if a tensor is given other storage meanwhile.

@@ -126,7 +126,8 @@ class BoxTable:
         self._ends = np.cumsum(counts, dtype=np.int64)
         self.elements = int(self._ends[-1]) if boxes else 0
         self._write = caller("boxes")
-        self._addresses = table.ctypes.data, self._ends.ctypes.data, address_of("words")
+        words = address_of("words") if made[:, 0].any() else 0  # constants have none
+        self._addresses = table.ctypes.data, self._ends.ctypes.data, words
 
     def write(self, start: int, stop: int) -> None:
         """Write the elements [start, stop) of all boxes' elements; no lock of Python is held meanwhile."""
