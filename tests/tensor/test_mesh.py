@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from tests.fake_mesh import mesh_of
 from tritonparam import Generator, Parameter
 from tritonparam.initializer import initializer
+from tritonparam.tensor import mesh_boxes
 
 distributed = pytest.importorskip("torch.distributed.tensor")
 Partial, Replicate, Shard = distributed.Partial, distributed.Replicate, distributed.Shard
+StridedShard = distributed.placement_types._StridedShard
 
 
 def declare(init, shape, dtype="float32"):
@@ -33,6 +35,54 @@ def meshes(draw):
     dims = st.integers(-len(shape), len(shape) - 1)
     placement = st.one_of(st.builds(Shard, dims), st.just(Replicate()))
     return sizes, shape, draw(st.lists(placement, min_size=len(sizes), max_size=len(sizes)))
+
+
+@st.composite
+def strided_meshes(draw):
+    sizes, shape, _ = draw(meshes())
+    dims = st.integers(0, len(shape) - 1)
+    strided = st.builds(lambda dim, split: StridedShard(dim, split_factor=split), dims, st.integers(1, 4))
+    placement = st.one_of(st.builds(Shard, dims), st.just(Replicate()), strided)
+    return sizes, shape, draw(st.lists(placement, min_size=len(sizes), max_size=len(sizes)))
+
+
+@given(strided_meshes())
+@settings(deadline=None)
+@pytest.mark.skipif(not hasattr(Shard, "_custom_chunk"), reason="this torch cuts strided shards evenly only")
+def test_boxes_are_what_the_placements_of_torch_cut_one_after_the_other(case):
+    """Strided shards too, which leave a process several boxes: each where it lies in the local tensor."""
+    sizes, shape, placements = case
+    whole = torch.arange(math.prod(shape)).view(*shape)
+    for rank in range(math.prod(sizes)):
+        with mesh_of(sizes, rank) as mesh:
+            want = whole
+            for placement, index, parts in zip(placements, mesh.get_coordinate(), sizes, strict=True):
+                if not placement.is_replicate():
+                    want = placement._split_tensor(want, parts, with_padding=False)[0][index]
+            got = torch.full_like(want, -1)
+            for each in mesh_boxes((mesh, placements), tuple(shape), local=tuple(want.shape)):
+                each.place.of(got).copy_(each.box.of(whole))
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("rows", range(1, 18))
+@pytest.mark.parametrize("sizes", [(2, 2), (4, 2), (3, 4)])
+def test_rows_that_fully_shard_cuts_after_tensor_parallelism(rows, sizes):
+    """What comes uneven is cut by rows of the tensor-parallel shard, whatever the placements read in turn say."""
+    whole = torch.arange(rows)
+    for rank in range(math.prod(sizes)):
+        with mesh_of(sizes, rank) as mesh:
+            over, within = mesh.get_coordinate()
+            outer = [*whole.chunk(sizes[1]), *[whole[:0]] * sizes[1]][within]
+            want = [*outer.chunk(sizes[0]), *[whole[:0]] * sizes[0]][over]
+            layout = mesh, (StridedShard(0, split_factor=sizes[1]), Shard(0))
+            got = [each.box.of(whole) for each in mesh_boxes(layout, (rows,), local=(len(want),))]
+        assert torch.equal(torch.cat([whole[:0], *got]), want)
+
+
+def test_local_tensor_that_no_reading_of_its_placements_gives_is_refused():
+    with mesh_of([2]) as mesh, pytest.raises(ValueError, match=r"must have the shape \(2,\) .* got \(3,\)"):
+        mesh_boxes((mesh, [Shard(0)]), (4,), local=(3,))
 
 
 @given(meshes(), st.sampled_from(["normal", "uniform", "truncated_normal"]), st.sampled_from(["float32", "bfloat16"]))
@@ -102,7 +152,7 @@ def test_shard_of_ten_terabytes_is_written_alone():
         ([Shard(0)], ValueError, "each of the 2 dimensions of the mesh"),
         ([Shard(0)] * 3, ValueError, "each of the 2 dimensions of the mesh"),
         ([Shard(0), Partial()], ValueError, "Shard and Replicate only, got Partial"),
-        ([Shard(0), distributed.placement_types._StridedShard(0, split_factor=2)], ValueError, "Shard and Replicate"),
+        ([Replicate(), StridedShard(0, split_factor=2)], ValueError, "must give each process one box"),
         ([Shard(2), Replicate()], ValueError, "one of the 2 dimensions"),
         ([Replicate(), Shard(-3)], ValueError, "one of the 2 dimensions"),
         ([0, 1], TypeError, r"placements \(layout\[1\]\) must be"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from tritonparam.tensor.content import Content, Initializer, Pattern, put_from_host
 from tritonparam.tensor.layout import box_of
 from tritonparam.tensor.lazy import lazy_cast, lazy_like
-from tritonparam.tensor.mesh import mesh_box
+from tritonparam.tensor.mesh import Cut, Held, cut_runs, held, mesh_box, mesh_boxes
 from tritonparam.tensor.operators import Device, TorchTensor
 from tritonparam.tensor.storage import as_shape, copy_of_data, declare, empty, fit
 from tritonparam.tensor.swap import become, exchange
@@ -20,7 +20,9 @@ from tritonparam.tensor.writes import Writes, cast_content, shares_memory
 __all__ = [
     "REALIZING",
     "Content",
+    "Cut",
     "Device",
+    "Held",
     "Initializer",
     "Pattern",
     "Tensor",
@@ -31,13 +33,16 @@ __all__ = [
     "box_of",
     "cast_content",
     "copy_of_data",
+    "cut_runs",
     "declare",
     "empty",
     "exchange",
     "fit",
+    "held",
     "lazy_cast",
     "lazy_like",
     "mesh_box",
+    "mesh_boxes",
     "put_from_host",
     "realize",
     "shares_memory",
