@@ -19,6 +19,7 @@ INNER_ROOMS = (
     "stream.reference",
     "stream.loops",
     "plan.backends",
+    "module.making",
     "module.recording",
     "checkpoint.disk",
     "checkpoint.format",

@@ -77,7 +77,7 @@ class _Deferred:
         others = [slot.declaration for slot in drawn if slot.declaration is not None]
         check_written(each for each in others if not shown_by(each, self._loaded))
         self._states = dict.fromkeys(self._loaded, "loaded") | dict.fromkeys(others, "initialized")
-        self._work = Materialization(self._states, device, dtype, backend)
+        self._work = Materialization(module, self._states, device, dtype, backend)
         made = self._work.dtypes()
         self.dtypes = {slot: made[each] for each, slot in self._loaded.items()}
 

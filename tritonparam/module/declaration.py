@@ -10,12 +10,14 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from tritonparam._arguments import got
-from tritonparam.module.full_names import DrawSources, Keyed, drawn_on_the_way, joined, keep, kept, whole_of
+from tritonparam.module.blueprint import Blueprint, forget
+from tritonparam.module.full_names import DrawSources, Keyed, drawn_on_the_way, keep, kept, whole_of
 from tritonparam.module.recording import check_unseen_writes, recording_paused
 from tritonparam.module.replay import Replay, is_defined, naming
 from tritonparam.module.source import Source
 from tritonparam.module.tape import Draw, History, Node, Piece
-from tritonparam.module.walk import Found, Scripts, walk
+from tritonparam.module.traversal import Scripts
+from tritonparam.module.walk import Found, walk, with_missing
 from tritonparam.plan import Box, Fill, View, box_in
 from tritonparam.stream import Law
 
@@ -53,6 +55,7 @@ class Declaration:
         laws: Disjoint boxes that cover it, in order, with their laws; None where its values come from replaying what
             was done to it, or are there already.
         tensors: The tensor objects of the module that show it.
+        stand_ins: Those that stand in their place and have no values yet, such as DTensors.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Declaration:
     shape: tuple[int, ...]
     laws: tuple[BoxLaw, ...] | None
     tensors: tuple[torch.Tensor, ...] = field(repr=False)
+    stand_ins: tuple[torch.Tensor, ...] = field(repr=False)
     history: History | None = field(repr=False)
     view: View = field(repr=False)
     pieces: tuple[Piece, ...] = field(repr=False)
@@ -85,7 +89,7 @@ class Declaration:
 
         Raises:
             ValueError: There are no laws, `out` has another shape, or box does not lie in the tensor, or cuts values
-                that were drawn in another shape.
+                that are part of what was drawn in another shape.
         """
         if self.laws is None:
             raise ValueError(f"{self.name} has no laws: its values come from replay")
@@ -101,7 +105,8 @@ class Declaration:
             if source is None:
                 fills.append(Fill(part, law))
             else:
-                fills.append((source if hit == piece.box else source.cut(hit.within(piece.box))).fill(part, law, seed))
+                own = source if hit == piece.box else source.reshaped(piece.box.sizes).cut(hit.within(piece.box))
+                fills.append(own.fill(part, law, seed))
         return fills
 
     def whole_draw(self) -> tuple[Law, Source | None] | None:
@@ -209,7 +214,8 @@ class Survey:
             for tensor in group.values()
         )
         is_deferred = any(tensor.is_meta and History.of(tensor) is not None for tensor in tensors if tensor is not None)
-        keep(self.whole, self.keyed if is_deferred else None)
+        forget(self.whole)
+        keep(self.whole, self.keyed if is_deferred or Blueprint.of(self.whole) else None)
 
 
 def surveyed(module: torch.nn.Module, prefix: str | None = None, *, uninitialized: bool = False) -> Survey:
@@ -225,21 +231,21 @@ def surveyed(module: torch.nn.Module, prefix: str | None = None, *, uninitialize
         if prefix is not None and prefix != path:
             whole, path = module, prefix
         scripts = Scripts()
-        found = walk(module, uninitialized=uninitialized, scripts=scripts)
+        before = path if whole is module else ""
+        found = walk(module, uninitialized=uninitialized, scripts=scripts, before=path)
         check_unseen_writes((each.names[0], each.history) for each in found if each.history is not None)
-        before, behind = (path, "") if whole is module else ("", path)
         known, everything = kept(whole, before), found
         storages = {each.history.key for each in found if each.history is not None}
         is_known = known is not None and not storages & known.spread and _is_keyed(found, known)
         if whole is not module and storages and not is_known:
             try:
-                everything = walk(whole, uninitialized=True)
+                everything = walk(whole, uninitialized=True, before=before)
             except ValueError:  # of parts that are none of the caller's business
-                whole, before, behind = module, path, ""
+                whole, before = module, path
         keyed = (
             known
             if known is not None and is_known
-            else _keyed(everything, before, known or Keyed(before), prefix is None)
+            else _keyed(with_missing(everything, whole, before), known or Keyed(before), prefix is None)
         )
         own = {tensor for each in found for tensor in each.tensors}
         beyond = [
@@ -249,8 +255,8 @@ def surveyed(module: torch.nn.Module, prefix: str | None = None, *, uninitialize
         ]
         kinds = _Kinds(module, found, whole, beyond)
         return Survey(
-            [_declaration(each, keyed, kinds, joined(before, behind)) for each in found],
-            [_declaration(each, keyed, kinds, before) for each in beyond],
+            [_declaration(each, keyed, kinds) for each in found],
+            [_declaration(each, keyed, kinds) for each in beyond],
             whole,
             keyed,
             scripts,
@@ -263,28 +269,26 @@ def _is_keyed(found: Iterable[Found], keyed: Keyed) -> bool:
     return all(draw in keyed.sources for head in heads if head is not None for draw in drawn_on_the_way(head))
 
 
-def _keyed(found: Iterable[Found], prefix: str, known: Keyed, follow: bool) -> Keyed:
-    """Where everything comes from that is drawn in `found`, whose names come after `prefix`.
+def _keyed(found: list[Found], known: Keyed, follow: bool) -> Keyed:
+    """Where everything comes from that is drawn in `found`.
 
     With `follow`, draws that other modules have too, which are real by now, are as they are there.
     """
-    found = list(found)
-    pieces = [each.pieces for each in found]
     sources = DrawSources(known.sources, follow)
-    for each, held in zip(found, pieces, strict=True):
-        sources.key_held(joined(prefix, each.names[0]), each.view.shape, held or ())
-    for each, held in zip(found, pieces, strict=True):
-        if held is None and each.history is not None and each.history.head is not None:
-            sources.key_replayed(joined(prefix, each.names[0]), each.history.head)
+    for each in found:
+        sources.key_held(each.full_names[0], each.view.shape, each.pieces or ())
+    for each in found:
+        if each.pieces is None and each.history is not None and each.history.head is not None:
+            sources.key_replayed(each.full_names[0], each.history.head)
     for each in found:  # what else a storage has may be shown elsewhere
         if each.history is not None and each.history.head is not None and not each.view.fills(each.history.head.nbytes):
-            sources.key_replayed(joined(prefix, each.names[0]), each.history.head)
+            sources.key_replayed(each.full_names[0], each.history.head)
     names: dict[int, tuple[str, ...]] = {}
     shown: Counter[int] = Counter()
     for each in found:
         if each.history is not None:
             key = each.history.key
-            names[key] = (*names.get(key, ()), *(joined(prefix, name) for name in each.names))
+            names[key] = (*names.get(key, ()), *each.full_names)
             shown[key] += len(each.tensors)
     spread = frozenset(key for key, count in shown.items() if count > 1)
     return Keyed(known.prefix, sources.found, known.names | names, known.spread | spread)
@@ -325,12 +329,12 @@ def _is_statistic(module: torch.nn.Module, name: str) -> bool:
         return False
 
 
-def _declaration(found: Found, keyed: Keyed, kinds: _Kinds, prefix: str) -> Declaration:
+def _declaration(found: Found, keyed: Keyed, kinds: _Kinds) -> Declaration:
     pieces = found.pieces
     laws = None
     if pieces is not None:
         laws = tuple(BoxLaw(piece.box.offsets, piece.box.sizes, piece.drawn.law) for piece in pieces)
-    names = tuple(joined(prefix, name) for name in found.names)
+    names = tuple(found.full_names)
     if found.history is not None:
         names = tuple(dict.fromkeys((*names, *keyed.names.get(found.history.key, ()))))
     return Declaration(
@@ -342,6 +346,7 @@ def _declaration(found: Found, keyed: Keyed, kinds: _Kinds, prefix: str) -> Decl
         shape=found.view.shape,
         laws=laws,
         tensors=tuple(found.tensors.values()),
+        stand_ins=tuple(found.stand_ins.values()),
         history=found.history,
         view=found.view,
         pieces=pieces or (),

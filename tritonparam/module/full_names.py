@@ -15,6 +15,7 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from tritonparam._locks import across_forks
+from tritonparam.module.blueprint import draw_up
 from tritonparam.module.source import Elements, Source
 from tritonparam.module.tape import Draw, Drawn, Node, Piece, Version, drawn_before
 from tritonparam.plan import Box, BoxSet
@@ -36,7 +37,7 @@ def remember(modules: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
     """Note for each of the modules that a block has built which outermost module holds it, and under which path.
 
     Outermost are those that no other of them holds, in the order of construction; the first holder counts. Modules of
-    earlier blocks that are held by one of these now belong to it. No module is kept alive, and none is changed.
+    earlier blocks that are held by one of these now belong to it. No module is kept alive. Each has its blueprint.
 
     Args:
         modules: In the order of construction. What they hold need not be among them.
@@ -52,10 +53,11 @@ def remember(modules: Iterable[torch.nn.Module]) -> list[torch.nn.Module]:
             if id(whole) in held:
                 continue
             reference = weakref.ref(whole)
-            for path, each in whole.named_modules():
-                if id(each) not in seen:
-                    seen.add(id(each))
-                    _homes[each] = _Home(reference, path)
+            own = [(path, each) for path, each in whole.named_modules() if id(each) not in seen]
+            for path, each in own:
+                seen.add(id(each))
+                _homes[each] = _Home(reference, path)
+            draw_up(whole, own)
             _outermost.append(reference)
         _outermost[:] = [
             reference for reference in _outermost if (alive := reference()) is not None and not _homes[alive].path

@@ -19,7 +19,7 @@ from tritonparam.module.replay import Replay, is_defined
 from tritonparam.module.source import Source
 from tritonparam.module.takeover import Replayed, take_over
 from tritonparam.module.tape import Draw, History, Node, Version
-from tritonparam.module.walk import named_tensors
+from tritonparam.module.traversal import named_tensors
 from tritonparam.plan import View
 
 _lock = across_forks()
@@ -66,7 +66,7 @@ def make_loose_real(
         return
     alive = {each for block in blocks for reference in block.modules if (each := reference()) is not None}
     with torch._C.DisableTorchFunction():  # lazy modules' parameters refuse to tell
-        held = {History.of(tensor) for each in alive for _, tensor, _, _ in named_tensors(each)}
+        held = {History.of(spot.tensor) for each in alive for spot in named_tensors(each)}
 
     def replayed(versions: list[Version]) -> list[torch.UntypedStorage]:
         return Replay(seed, sources).run(versions)

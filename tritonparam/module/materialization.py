@@ -13,24 +13,29 @@ import torch
 
 from tritonparam._arguments import entries, got, shown
 from tritonparam.dtype import DTypeLike, float_dtype
-from tritonparam.module.allocation import (
+from tritonparam.module.declaration import Declaration, check_module, check_written, surveyed, unwritten
+from tritonparam.module.full_names import whole_of
+from tritonparam.module.loose import make_aliases_real, make_loose_real
+from tritonparam.module.making import (
+    Allocated,
+    Placed,
     Views,
     allocate,
     allocated_for,
     deferred_storages,
     is_shown_beside,
     largest_first,
+    offloaded,
+    placed_for,
     write,
+    write_placed,
 )
-from tritonparam.module.declaration import Declaration, check_module, check_written, surveyed, unwritten
-from tritonparam.module.full_names import whole_of
-from tritonparam.module.loose import make_aliases_real, make_loose_real
 from tritonparam.module.recording import recording_paused
 from tritonparam.module.replay import Replay
 from tritonparam.module.state_ledger import ledger, note_made
 from tritonparam.module.takeover import take_over
 from tritonparam.module.tape import Version
-from tritonparam.module.walk import Scripts
+from tritonparam.module.traversal import Scripts
 from tritonparam.plan import checked_device, placement
 from tritonparam.stream import Generator
 
@@ -115,7 +120,7 @@ def materialize(
         zeros = unwritten(chosen)
         if strict:
             check_written(zeros)
-        work = Materialization(chosen, device, dtype, backend)
+        work = Materialization(survey.whole, chosen, device, dtype, backend)
         names = ", ".join(each.name for each in zeros if each.kind != "attribute")
         if names:
             warnings.warn(f"elements that were never written are 0: {names}", stacklevel=2)
@@ -184,7 +189,8 @@ class Materialization:
     """The deferred tensors of a module on their way to being real: allocated, written, then put in its tensors.
 
     Args:
-        declared: What the module declares; tensors that are real already are left out.
+        module: The module.
+        declared: What it declares; tensors that are real already are left out.
         device, dtype, backend: As for `materialize`.
 
     Raises:
@@ -193,32 +199,42 @@ class Materialization:
 
     def __init__(
         self,
+        module: torch.nn.Module,
         declared: Iterable[Declaration],
         device: torch.device | str | None,
         dtype: DTypeLike | None,
         backend: str | None,
     ) -> None:
         target = None if device is None else checked_device(device, backend)
+        declared = list(declared)
         self._storages = allocated_for(declared, target, float_dtype(dtype))
-        self._sources = self._storages[0].declarations[0].sources if self._storages else {}
+        on_host = offloaded(module.modules()) if any(each.stand_ins for each in declared) else ()
+        self._placed = placed_for(declared, target, float_dtype(dtype), on_host)
+        self._sources = declared[0].sources if declared else {}
         self._device = target
         self._backend = backend
         self._replayed = 0
         self._seed = 0
         self._loaded: frozenset[int] = frozenset()
-        for each in {storage.device for storage in self._storages} or {torch.device("cpu")}:
+        for each in {made.device for made in self._made()} or {torch.device("cpu")}:
             checked_device(each, backend)
+
+    def _made(self) -> list[Allocated | Placed]:
+        return [*self._storages, *self._placed]
 
     def dtypes(self) -> dict[Declaration, torch.dtype]:
         """The dtype that each deferred tensor will have."""
-        return {each: storage.dtypes[each.dtype] for storage in self._storages for each in storage.declarations}
+        dtypes = {each: storage.dtypes[each.dtype] for storage in self._storages for each in storage.declarations}
+        return {each.declaration: each.dtype for each in self._placed} | dtypes
 
     def write(self, seed: int, loaded: Collection[Declaration] = ()) -> None:
         """Allocate every tensor, and write all but those that are `loaded`, which the caller writes afterwards."""
         self._seed = seed
         self._loaded = frozenset(id(tensor) for each in loaded for tensor in each.tensors)
         self._replayed = allocate(self._storages, self._sources, seed, loaded)
-        write(self._storages, seed, self._backend, loaded)
+        fills, replayed = write_placed([each for each in self._placed if each.declaration not in loaded], seed)
+        self._replayed += replayed
+        write(self._storages, seed, self._backend, loaded, fills)
 
     def outs(self, loaded: Collection[Declaration]) -> list[list[tuple[Declaration, torch.Tensor]]]:
         """Where the values of `loaded` go: a list to write first, and one whose tensors show elements of the first."""
@@ -255,6 +271,7 @@ class Materialization:
             self._storages_of,
             self._loaded,
             scripts,
+            [(each.declaration.name, each.mine, made) for each in self._placed if (made := each.made()) is not None],
         )
         kept = {
             each.history: (each, deferred)
@@ -274,10 +291,10 @@ class Materialization:
 
     def summary(self, seconds: float) -> str:
         """What it took, in a line: how many tensors, how much memory where, and how long."""
-        made = sum(len(storage.declarations) for storage in self._storages)
+        made = sum(len(storage.declarations) for storage in self._storages) + len(self._placed)
         sizes: Counter[str] = Counter()
-        for storage in self._storages:
-            sizes[str(storage.device)] += storage.nbytes
+        for each in self._made():
+            sizes[str(each.device)] += each.nbytes
         memory = ", ".join(f"{nbytes:,} bytes on {device}" for device, nbytes in sizes.items()) or "0 bytes"
         return f"made {made} tensors, {memory}, in {seconds:.3f} s; {self._replayed} replayed; {memory_peak()}"
 

@@ -112,6 +112,15 @@ class Source:
         """Whether the values are the keyed tensor, and of `shape`."""
         return self.reshape is None and self.shape == shape and self.elements.are_all_of(shape)
 
+    def reshaped(self, shape: tuple[int, ...]) -> Source:
+        """The same values, of which a holder of `shape` has all in their order, so that boxes of it can be cut.
+
+        A keyed tensor has the values of its elements by their row-major index: under another shape they are the same.
+        """
+        if self.reshape is None or not self.elements.are_all_of(self.shape):
+            return self
+        return replace(self, shape=shape, elements=Elements.all_of(shape), reshape=None)
+
     def cut(self, box: Box) -> Source:
         """The source of a box of the values.
 

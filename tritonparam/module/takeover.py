@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from tritonparam.module.tape import History, Node, Read, Version, slice_of
-from tritonparam.module.walk import Scripts, scripts_of
+from tritonparam.module.traversal import Scripts, scripts_of
 from tritonparam.plan import View
 from tritonparam.tensor import exchange
 
@@ -35,6 +35,7 @@ def take_over(
     replayed: Replayed,
     loaded: Collection[int] = (),
     scripts: Scripts | None = None,
+    others: Sequence[tuple[str, torch.Tensor, torch.Tensor]] = (),
 ) -> None:
     """Turn deferred tensors of `module` into real ones: all of them, or none where one cannot be.
 
@@ -48,6 +49,7 @@ def take_over(
         replayed: What gives the storages of versions of deferred tensors, real and on the host.
         loaded: The ids of tensors whose values are others than those that gradients were to flow through.
         scripts: What a walk through `module` has found of TorchScript; None to look for it.
+        others: Tensors that stand in the place of deferred ones, with their names, and what they become.
 
     Raises:
         RuntimeError: Something outside holds on to one of them, or a trace of TorchScript has one as a constant.
@@ -72,6 +74,8 @@ def take_over(
         for name, mine, made in leaves:
             real = made.to(dtypes[id(mine)]) if id(mine) in dtypes else made
             exchanged.make(name, mine, torch.Tensor._make_subclass(type(mine), real, mine.requires_grad))
+        for name, mine, made in others:
+            exchanged.make(name, mine, made)
         if deferred is not None:
             # What others are views of comes first.
             for path in sorted(paths, key=lambda path: path.base is not None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,12 @@ class Held(NamedTuple):
 
     box: Box
     place: Box
+
+
+def is_dtensor(value: object) -> bool:
+    """Whether `value` is a DTensor of torch; nothing is imported to find out."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and isinstance(value, kind)
 
 
 def is_mesh_layout(layout: tuple[Any, ...]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copyreg
+import functools
 from typing import Any, NoReturn
 
 import torch
@@ -39,6 +41,10 @@ def exchange(mine: torch.Tensor, other: torch.Tensor) -> RemovableHandle | None:
     """
     node = _accumulator(mine)
     torch._C._swap_tensor_impl(mine, other)
+    for name in _slots_of(type(mine)) if type(mine) is type(other) else ():  # what a DTensor has of its own
+        one, two = getattr(mine, name), getattr(other, name)
+        setattr(mine, name, two)
+        setattr(other, name, one)
     if type(mine) is not type(other):
         mine.__class__, other.__class__ = type(other), type(mine)
     # The swap leaves the hooks in Python's half of the tensor; setting them tells autograd's half.
@@ -48,6 +54,13 @@ def exchange(mine: torch.Tensor, other: torch.Tensor) -> RemovableHandle | None:
     if mine.grad_fn is not None and mine._backward_hooks:  # then it is this node that calls them
         mine.grad_fn._register_hook_dict(mine)
     return None if node is None else node.register_prehook(_refuse_gradients)
+
+
+@functools.lru_cache(maxsize=64)
+def _slots_of(kind: type[torch.Tensor]) -> tuple[str, ...]:
+    """The slots of a class of tensors that is written in Python."""
+    own = (name for each in kind.__mro__ if each is not torch.Tensor for name in copyreg._slotnames(each) or ())  # type: ignore[attr-defined]
+    return tuple(dict.fromkeys(own))
 
 
 def _accumulator(tensor: torch.Tensor) -> Any:

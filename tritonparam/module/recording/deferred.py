@@ -20,6 +20,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from tritonparam.module.blueprint import Blueprint, replaced
 from tritonparam.module.full_names import remember
 from tritonparam.module.loose import note_loose
 from tritonparam.module.recording.dispatched import Dispatched
@@ -31,7 +32,9 @@ from tritonparam.module.recording.threads import threads_record
 from tritonparam.module.recording.trunc_normal import truncated_normals_noted
 from tritonparam.module.recording.watch import watch, watch_attributes, watch_modules
 from tritonparam.module.tape import History
+from tritonparam.module.traversal import tensors_within
 from tritonparam.stream import TruncatedNormal
+from tritonparam.tensor import is_dtensor
 
 
 @contextlib.contextmanager
@@ -81,13 +84,22 @@ def _end(block: Recorder, modules: list[torch.nn.Module]) -> None:
     """End a block, also one that was cut short: remember what it built, and see what is written to it from here on."""
     block.finish()
     outermost, whole = remember(modules), _with_parts(modules)
-    beside = block.begun_beside(whole)
+    beside = block.begun_beside(whole) - _of_shards(whole)
     watch_modules(whole)
     block.wrappers.watch()
     if beside:
         for each in outermost:
             watch_attributes(each)
         note_loose(beside, outermost)
+
+
+def _of_shards(modules: list[torch.nn.Module]) -> set[History | None]:
+    """What the shards of `modules`, and the tensors that they replaced, have: neither is made real beside them."""
+    blueprints = [found for each in modules if (found := Blueprint.of(each)) is not None]
+    before = [tensor for each in blueprints for tensor in each.tensors.values()]
+    shards = [tensor for _, _, tensor in replaced(modules) if is_dtensor(tensor)]
+    with torch._C.DisableTorchFunction():
+        return {History.of(each) for each in (*before, *(part for each in shards for part in tensors_within(each)))}
 
 
 def _with_parts(modules: list[torch.nn.Module]) -> list[torch.nn.Module]:

@@ -7,6 +7,7 @@ own, which operators are done to those within. That is asked first, and what it 
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -42,7 +43,12 @@ class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     out = shortcut(at_work, func, args, kwargs)
                     if out is not NotImplemented:
                         return out
-                with contextlib.nullcontext() if is_plain else _Faithful():
+                with contextlib.ExitStack() as around:
+                    if not is_plain:
+                        around.enter_context(_Faithful())
+                    if func.namespace == "c10d":
+                        # On the meta device these communicate nothing, but draw a number for what they return.
+                        around.callback(random.setstate, random.getstate())
                     return at_work.dispatch(func, args, kwargs)
         return _unwrapped(func, types, args, kwargs)
 

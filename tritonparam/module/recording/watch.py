@@ -17,15 +17,18 @@ from typing import Any
 import torch
 
 from tritonparam._locks import across_forks
+from tritonparam.module.blueprint import awaits_values, mark_blank, note_registrations, note_tensors, replaced
 from tritonparam.module.recording.notes import UNSEEN, check_unseen_write
 from tritonparam.module.recording.recorder import recorder
 from tritonparam.module.tape import History, histories_alive
-from tritonparam.module.walk import named_tensors
+from tritonparam.module.traversal import named_tensors
 from tritonparam.plan import View
+from tritonparam.tensor import is_dtensor
 
 Enter = Callable[[], contextlib.AbstractContextManager[None]]
 
 _apply = torch.nn.Module._apply
+_to_empty = torch.nn.Module.to_empty
 _copies = {torch.Tensor: torch.Tensor.__deepcopy__, torch.nn.Parameter: torch.nn.Parameter.__deepcopy__}
 _data: Any = torch._C.TensorBase.data
 _lock = across_forks()
@@ -40,7 +43,9 @@ def watch(enter: Enter) -> None:
         _enter = enter
         if not _is_watching:
             _is_watching = True
+            note_registrations()
             torch.nn.Module._apply = _apply_kept  # type: ignore[method-assign]
+            torch.nn.Module.to_empty = _to_empty_kept  # type: ignore[method-assign]
             torch.Tensor.__deepcopy__ = _copied(torch.Tensor)  # type: ignore[method-assign]
             torch.nn.Parameter.__deepcopy__ = _copied(torch.nn.Parameter)  # type: ignore[method-assign]
         setattr(torch.Tensor, "data", property(_get_data, _set_data))  # noqa: B010
@@ -66,18 +71,36 @@ def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor
     if not deferred:
         return _apply(self, fn, recurse)  # type: ignore[no-untyped-call]
     check_unseen_writes(deferred)
+
+    def recorded(tensor: torch.Tensor) -> torch.Tensor:
+        block = recorder()
+        with block.paused() if block is not None and is_dtensor(tensor) else contextlib.nullcontext():
+            return fn(tensor)
+
     with _enter():
         modules = list(self.modules()) if recurse else [self]
         with torch._C.DisableTorchFunction():  # which would show deferred tensors as what they stand for
             before = [(own, name, each.detach()) for own, name, each in _own_tensors(modules) if History.of(each)]
-        result = _apply(self, fn, recurse)  # type: ignore[no-untyped-call]
+        result = _apply(self, recorded, recurse)  # type: ignore[no-untyped-call]
         with torch.no_grad(), torch._C.DisableTorchFunction():
             for own, name, old in before:
                 history = History.of(own[name])
                 # to_empty gives memory without values; here they are still to be had.
                 if history is not None and history.head is None and own[name].shape == old.shape:
                     own[name].data.copy_(old)
+    for module in modules:
+        note_tensors(module)
     watch_modules(modules)
+    return result
+
+
+@functools.wraps(_to_empty)
+def _to_empty_kept(self: torch.nn.Module, *, device: Any, recurse: bool = True) -> Any:
+    modules = list(self.modules()) if recurse else [self]
+    before = [(own, name) for own, name, tensor in replaced(modules) if awaits_values(tensor)]
+    result = _to_empty(self, device=device, recurse=recurse)
+    for own, name in before:
+        mark_blank(own[name])
     return result
 
 
@@ -89,9 +112,9 @@ def watch_modules(modules: Iterable[torch.nn.Module]) -> None:
 
 def watch_attributes(module: torch.nn.Module) -> None:
     """Do as `watch_modules` with the deferred tensors that are neither parameters nor buffers of `module`."""
-    for _, tensor, kind, _ in named_tensors(module):
-        if kind == "attribute":
-            _watch(tensor)
+    for each in named_tensors(module):
+        if each.kind == "attribute":
+            _watch(each.tensor)
 
 
 def _watch(tensor: torch.Tensor) -> None:

@@ -11,7 +11,7 @@ import weakref
 import torch
 
 from tritonparam.module.tape import History
-from tritonparam.module.walk import tensors_within
+from tritonparam.module.traversal import tensors_within
 
 
 class Wrappers:

@@ -121,7 +121,7 @@ def allocated_for(
     storages: dict[int, Allocated] = {}
     for each in declared:
         history = each.history
-        if history is not None:
+        if history is not None and each.tensors:
             storage = storages.get(history.key)
             if storage is None:
                 storage = storages[history.key] = Allocated(history, device or history.device)
@@ -174,10 +174,16 @@ def largest_first(storage: Allocated) -> list[Declaration]:
     return sorted(storage.declarations, key=lambda each: -each.view.numel)
 
 
-def write(storages: list[Allocated], seed: int, backend: str | None, loaded: Collection[Declaration]) -> None:
-    """Write what has laws: in one plan, but for tensors of which others show some elements and not all."""
+def write(
+    storages: list[Allocated],
+    seed: int,
+    backend: str | None,
+    loaded: Collection[Declaration],
+    others: Iterable[Fill] = (),
+) -> None:
+    """Write `others` and what has laws: in one plan, but for tensors of which others show some elements and not all."""
     whole = _WholeTensors(seed)
-    first: list[Fill] = []
+    first = list(others)
     second: list[Fill] = []
     for storage in storages:
         if len(storage.declarations) == 1:

@@ -1,0 +1,257 @@
+"""A deferred model that was sharded is made real box by box: every process holds what the whole has there, bit for bit.
+
+The processes do not exist: one plays them in turn.
+"""
+
+import contextlib
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tritonparam import deferred_init, ledger, materialize
+from tritonparam.tensor import mesh_boxes
+
+distributed = pytest.importorskip("torch.distributed.tensor")
+parallel = pytest.importorskip("torch.distributed.tensor.parallel")
+fsdp = pytest.importorskip("torch.distributed.fsdp")
+fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg")
+DTensor = distributed.DTensor
+_turns = itertools.count()
+
+
+@contextlib.contextmanager
+def mesh_of(sizes, rank=0, names=None):
+    """A mesh as process `rank` of it has it, of ranks that no mesh had before: torch keeps what it has seen of one."""
+    count = math.prod(sizes)
+    first = count * next(_turns)
+    store = fake.FakeStore()
+    torch.distributed.init_process_group("fake", store=store, rank=first + rank, world_size=first + count)
+    try:
+        ranks = torch.arange(first, first + count).view(*sizes)
+        yield torch.distributed.device_mesh.DeviceMesh("cpu", ranks, mesh_dim_names=names)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class Block(nn.Module):
+    """Uneven sizes; two boxes with laws; a law that survives arithmetic; a replayed tensor; buffers of two kinds."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 2 * width + 1), nn.Linear(2 * width + 1, width)
+        self.norm = nn.LayerNorm(width)
+        self.turn = nn.Parameter(nn.init.orthogonal_(torch.empty(width, width)))
+        self.flat = nn.Parameter(torch.randn(2 * width).view(2, width))
+        self.register_buffer("steps", torch.arange(width).float())
+        self.register_buffer("scratch", torch.rand(width), persistent=False)
+        with torch.no_grad():
+            self.down.weight[:3].zero_()
+            self.up.bias.copy_(self.up.bias * 2)
+
+
+class Model(nn.Module):
+    """A head tied to an embedding, and a frozen block."""
+
+    def __init__(self, width=7):
+        super().__init__()
+        self.emb = nn.Embedding(11, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(2))
+        self.head = nn.Linear(width, 11, bias=False)
+        self.head.weight = self.emb.weight
+        self.blocks[1].requires_grad_(False)
+
+
+def built():
+    with deferred_init():
+        return Model()
+
+
+def named(model):
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return named(materialize(built(), seed=5))
+
+
+def by_rows(model, mesh):
+    for block in model.blocks:
+        fsdp.fully_shard(block, mesh=mesh)
+    fsdp.fully_shard(model, mesh=mesh)
+
+
+def by_tensors(model, mesh):
+    plan = {"up": parallel.ColwiseParallel(), "down": parallel.RowwiseParallel()}
+    for block in model.blocks:
+        parallel.parallelize_module(block, mesh, plan)
+
+
+def all_of_it(model, mesh):
+    distributed.distribute_module(model, mesh)
+
+
+def check(model, whole, lean=True):
+    """Every tensor, and every box of a DTensor, is what the whole has; and, if `lean`, nothing has more memory."""
+    assert named(model).keys() - {"head.weight"} == whole.keys()  # distribute_module and the like sever ties
+    cut = 0
+    whole = {**whole, "head.weight": whole["emb.weight"]}
+    for name, got in named(model).items():
+        want = whole[name].detach()
+        assert (got.shape, got.dtype, got.requires_grad) == (want.shape, want.dtype, whole[name].requires_grad), name
+        if not isinstance(got, DTensor):
+            assert torch.equal(got, want), name
+            continue
+        local = got.to_local().detach()
+        layout = got.device_mesh, tuple(got.placements)
+        for each in mesh_boxes(layout, tuple(got.shape), local=tuple(local.shape)):
+            assert torch.equal(each.place.of(local), each.box.of(want)), name
+        assert not lean or local.untyped_storage().nbytes() == local.numel() * local.itemsize, name
+        cut += 1
+    return cut
+
+
+@pytest.mark.parametrize("rank", range(3))
+@pytest.mark.parametrize("inside", [False, True], ids=["after the block", "in the block"])
+@pytest.mark.parametrize("shard", [by_rows, by_tensors, all_of_it])
+def test_every_process_makes_its_boxes_of_the_whole(shard, inside, rank, whole, recwarn):
+    with mesh_of([3], rank) as mesh:
+        with deferred_init():
+            model = Model()
+            if inside:
+                shard(model, mesh)
+        if not inside:
+            shard(model, mesh)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        before = {name: id(tensor) for name, tensor in model.named_parameters()}
+        assert materialize(model, seed=5) is model
+        assert check(model, whole) >= 8
+        assert before == {name: id(tensor) for name, tensor in model.named_parameters()}
+        assert all(not each.is_meta for group in optimizer.param_groups for each in group["params"])
+        assert ledger(model)["blocks.0.up.weight"].state == "initialized"
+    assert not [each for each in recwarn if "random" in str(each.message)]
+
+
+@pytest.mark.parametrize("rank", range(4))
+def test_fully_shard_over_tensor_parallelism_and_over_replicas(rank, whole):
+    with mesh_of([2, 2], rank, ("dp", "tp")) as mesh:
+        model = built()
+        by_tensors(model, mesh["tp"])
+        by_rows(model, mesh["dp"])
+        check(materialize(model, seed=5), whole)
+        model = built()
+        by_rows(model, mesh)
+        check(materialize(model, seed=5), whole)
+
+
+@pytest.mark.parametrize("rank", range(2))
+def test_memory_that_to_empty_made_is_filled_in_place(rank, whole):
+    with mesh_of([2], rank) as mesh:
+        model = built()
+        by_rows(model, mesh)
+        model.to_empty(device="cpu")
+        check(materialize(model, seed=5), whole, lean=False)
+        with deferred_init():
+            model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))
+        fsdp.fully_shard(model, mesh=mesh)
+        model.to_empty(device="cpu")
+        with torch.no_grad():
+            model[0].bias.fill_(3.0)  # somebody's own values
+        places = {name: tensor.to_local().data_ptr() for name, tensor in model.named_parameters()}
+        materialize(model, seed=5)
+        with deferred_init():
+            want = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))
+        want = named(materialize(want, seed=5))
+        for name, tensor in model.named_parameters():
+            assert tensor.to_local().data_ptr() == places[name]
+            rows = torch.chunk(want[name], 2)[rank] if name != "0.bias" else torch.full((3,), 3.0)
+            assert torch.equal(tensor.to_local(), rows)
+
+
+def test_a_cast_of_a_sharded_model_counts(whole):
+    with mesh_of([2], 1) as mesh:
+        model = built()
+        by_rows(model, mesh)
+        model.to(torch.bfloat16)
+        materialize(model, seed=5)
+        check(
+            model,
+            {
+                name: nn.Parameter(t.bfloat16(), t.requires_grad) if isinstance(t, nn.Parameter) else t.bfloat16()
+                for name, t in whole.items()
+            },
+        )
+
+
+def test_stages_of_a_pipeline_have_the_values_of_the_whole(whole):
+    """What is deleted decides nothing about the rest: neither places in a list, nor the first name of a tie."""
+    model = built()
+    del model.blocks[0], model.emb
+    got = named(materialize(model, seed=5))
+    assert torch.equal(got["head.weight"], whole["emb.weight"])
+    for name, tensor in got.items():
+        if name.startswith("blocks.0."):
+            assert torch.equal(tensor, whole[name.replace("blocks.0.", "blocks.1.")]), name
+
+
+def test_layers_that_copy_one_draw_keep_it_without_the_first_of_them():
+    def layers():
+        with deferred_init():
+            return nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 3, enable_nested_tensor=False)
+
+    want = named(materialize(layers(), seed=3))
+    rest = layers()
+    del rest.layers[0]
+    for name, tensor in named(materialize(rest, seed=3)).items():
+        place = int(name.split(".")[1])
+        assert torch.equal(tensor, want[name.replace(f"layers.{place}.", f"layers.{place + 1}.")])
+
+
+def test_wrapped_modules_have_the_values_that_they_have_bare(whole):
+    checkpoint = pytest.importorskip("torch.distributed.algorithms._checkpoint.checkpoint_wrapper")
+    model = built()
+    model.blocks[0] = checkpoint.checkpoint_wrapper(model.blocks[0])
+    got = materialize(model, seed=5).state_dict()
+    assert got.keys() == built().state_dict().keys()
+    assert all(torch.equal(tensor, whole[name.replace("head", "emb")]) for name, tensor in got.items())
+
+
+def test_a_write_to_a_shard_without_memory_is_an_error_that_changes_nothing():
+    with mesh_of([2]) as mesh:
+        model = built()
+        by_rows(model, mesh)
+        nn.init.zeros_(model.blocks[0].up.weight)
+        with pytest.raises(RuntimeError, match=r"written to while they had no memory.*blocks\.0\.up\.weight"):
+            materialize(model)
+        assert model.emb.weight.is_meta
+
+
+def test_partial_placements_are_refused():
+    with mesh_of([2]) as mesh, deferred_init():
+        model = nn.Linear(4, 4)
+    with mesh_of([2]) as mesh:
+        local = torch.empty(4, 4, device="meta")
+        model.weight = nn.Parameter(DTensor.from_local(local, mesh, [distributed.Partial()], run_check=False))
+        with pytest.raises(ValueError, match=r"weight holds no boxes.*Shard and Replicate"):
+            materialize(model)
+
+
+def test_another_shape_than_what_was_replaced_is_refused():
+    with deferred_init():
+        model = nn.Linear(4, 4)
+    model.weight = nn.Parameter(torch.empty(4, 5, device="meta"))
+    with pytest.raises(ValueError, match=r"other shapes.*weight \(\(4, 5\), and not \(4, 4\)\)"):
+        materialize(model)
+
+
+def test_a_shard_of_a_hundred_terabytes_is_made_alone():
+    with deferred_init():
+        model = nn.Linear(5_000_000, 5_000_000, bias=False)
+    with mesh_of([1_000_000], 999_999) as mesh:
+        fsdp.fully_shard(model, mesh=mesh)
+        local = materialize(model, seed=1).weight.to_local()
+    assert local.numel() == 5_000_000 * 5
+    assert math.isfinite(local.detach().sum())

@@ -1,0 +1,198 @@
+"""Blueprints: what a module declared under its own names, and where it stood, whatever has become of its tensors since.
+
+Sharding puts other tensors in the place of those that a constructor made: DTensors, flat parameters. A module keeps
+its blueprint in its `__dict__`, so that copies of it have one too, until its tensors are real.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from tritonparam._locks import across_forks
+from tritonparam.module.tape import History
+
+ATTRIBUTE = "_tritonparam_blueprint"
+_BLANK = "_tritonparam_blank"
+_lock = across_forks()
+_is_noting = False
+
+
+class Whole:
+    """An outermost module as a block has built it.
+
+    Attributes:
+        module: It, if it is still there.
+        tensors: Its parameters, then its buffers, by full name, as the block left them; none once it was decided where
+            their values come from.
+    """
+
+    def __init__(self, module: torch.nn.Module | None) -> None:
+        self.module = (lambda: None) if module is None else weakref.ref(module)
+        self.tensors: list[tuple[str, torch.Tensor]] = []
+
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Whole:
+        module = self.module()
+        made = memo[id(self)] = Whole(memo.get(id(module)) if module is not None else None)
+        made.tensors = [(name, copy.deepcopy(tensor, memo)) for name, tensor in self.tensors]
+        return made
+
+
+class Blueprint:
+    """What one module declared.
+
+    Attributes:
+        whole: The outermost module that held it when a block ended; None before that.
+        path: Where it was in it.
+        tensors: The deferred tensors that it had last, by their own names.
+    """
+
+    __slots__ = ("path", "tensors", "whole")
+
+    def __init__(self) -> None:
+        self.whole: Whole | None = None
+        self.path = ""
+        self.tensors: dict[str, torch.Tensor] = {}
+
+    @staticmethod
+    def of(module: torch.nn.Module) -> Blueprint | None:
+        """The blueprint of `module`; None where there is none."""
+        found = module.__dict__.get(ATTRIBUTE)
+        return found if type(found) is Blueprint else None
+
+    @staticmethod
+    def on(module: torch.nn.Module) -> Blueprint:
+        """The blueprint of `module`, a new one where there was none."""
+        found = Blueprint.of(module)
+        if found is None:
+            found = module.__dict__[ATTRIBUTE] = Blueprint()
+        return found
+
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Blueprint:
+        made = memo[id(self)] = Blueprint()
+        made.whole, made.path = copy.deepcopy(self.whole, memo), self.path
+        made.tensors = copy.deepcopy(self.tensors, memo)
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, ()  # pickles lose what deferred tensors remember
+
+    def path_below(self, root: Blueprint | None) -> str | None:
+        """Where the module was in the one with the blueprint `root`; None where it was not in it."""
+        if root is None or self.whole is None or self.whole is not root.whole:
+            return None
+        if not root.path or self.path == root.path:
+            return self.path if not root.path else ""
+        return self.path.removeprefix(f"{root.path}.") if self.path.startswith(f"{root.path}.") else None
+
+
+def draw_up(whole: torch.nn.Module, modules: Iterable[tuple[str, torch.nn.Module]]) -> None:
+    """Take note of where `modules` are in `whole`, by their paths, and of what they have."""
+    built = Whole(whole)
+    parameters: list[tuple[str, torch.Tensor]] = []
+    buffers: list[tuple[str, torch.Tensor]] = []
+    for path, module in modules:
+        blueprint = Blueprint.on(module)
+        blueprint.whole, blueprint.path = built, path
+        note_tensors(module)
+        begin = f"{path}." if path else ""
+        for names, into in ((module._parameters, parameters), (module._buffers, buffers)):
+            into += [(begin + name, blueprint.tensors[name]) for name in names.keys() if name in blueprint.tensors]  # noqa: SIM118
+    built.tensors = [*parameters, *buffers]
+
+
+def note_tensors(module: torch.nn.Module) -> None:
+    """Take note of the deferred tensors that a module with a blueprint has now."""
+    blueprint = Blueprint.of(module)
+    if blueprint is not None:
+        for name, tensor in _own(module).items():
+            if blueprint.tensors.get(name) is not tensor and _is_deferred(tensor):
+                blueprint.tensors[name] = tensor
+
+
+def _own(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of a module; what TorchScript has in the place of dicts is none."""
+    groups = (module._parameters, module._buffers)
+    return {name: tensor for group in groups for name, tensor in group.items() if tensor is not None}
+
+
+def note_registrations() -> None:
+    """Take note, from here on, of the deferred tensors that are given to any module."""
+    global _is_noting
+    with _lock:
+        if not _is_noting:
+            _is_noting = True
+            register_module_parameter_registration_hook(_note)
+            register_module_buffer_registration_hook(_note)
+
+
+def _note(module: torch.nn.Module, name: str, value: object) -> None:
+    if isinstance(value, torch.Tensor) and _is_deferred(value):
+        Blueprint.on(module).tensors[name] = value
+
+
+def _is_deferred(tensor: torch.Tensor) -> bool:
+    with torch._C.DisableTorchFunction():
+        return tensor.is_meta and History.of(tensor) is not None
+
+
+def declared_of(module: torch.nn.Module, name: str) -> torch.Tensor | None:
+    """The deferred tensor that `module` had under its own `name` last; None where there was none, or it is real."""
+    blueprint = Blueprint.of(module)
+    declared = None if blueprint is None else blueprint.tensors.get(name)
+    return declared if declared is not None and _is_deferred(declared) else None
+
+
+def forget(whole: torch.nn.Module) -> None:
+    """Let go of what is real by now in `whole`, and of all blueprints in it where nothing is without values."""
+    modules = list(whole.modules())
+    waiting = False
+    for module in modules:
+        blueprint = Blueprint.of(module)
+        if blueprint is not None:
+            if blueprint.whole is not None and blueprint.whole.module() is whole:
+                blueprint.whole.tensors = []
+            held, declared = _own(module), blueprint.tensors
+            waiting = waiting or any(awaits_values(held.get(name)) for name in declared)
+            blueprint.tensors = {name: declared[name] for name in declared if _is_deferred(declared[name])}
+    if not waiting:
+        for module in modules:
+            module.__dict__.pop(ATTRIBUTE, None)
+
+
+def replaced(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[dict[str, Any], str, torch.Tensor]]:
+    """The tensors that stand in the place of deferred ones: what of the module has them, their name, and themselves."""
+    for module in modules:
+        blueprint = Blueprint.of(module)
+        if blueprint is not None and blueprint.tensors:
+            for own in (module._parameters, module._buffers):
+                for name, tensor in own.items():
+                    if tensor is not None and name in blueprint.tensors and blueprint.tensors[name] is not tensor:
+                        yield own, name, tensor
+
+
+def mark_blank(tensor: torch.Tensor) -> None:
+    """Take note that nothing was written to a tensor so far, whatever its memory holds."""
+    setattr(tensor, _BLANK, tensor._version)
+
+
+def awaits_values(tensor: torch.Tensor | None) -> bool:
+    """Whether a tensor has no values: it is on the meta device, or `to_empty` made it and nothing was written since."""
+    if tensor is None:
+        return False
+    with torch._C.DisableTorchFunction():
+        return tensor.is_meta or is_blank(tensor)
+
+
+def is_blank(tensor: torch.Tensor) -> bool:
+    """Whether `to_empty` made a tensor, and nothing was written to it since."""
+    version: int | None = vars(tensor).get(_BLANK)
+    return version is not None and version == tensor._version

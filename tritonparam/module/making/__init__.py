@@ -1,0 +1,30 @@
+"""What deferred tensors become: memory, and what is written to it; and the boxes of what stands in their place."""
+
+from __future__ import annotations
+
+from tritonparam.module.making.allocation import (
+    Allocated,
+    Views,
+    allocate,
+    allocated_for,
+    deferred_storages,
+    is_shown_beside,
+    largest_first,
+    write,
+)
+from tritonparam.module.making.placing import Placed, offloaded, placed_for, write_placed
+
+__all__ = [
+    "Allocated",
+    "Placed",
+    "Views",
+    "allocate",
+    "allocated_for",
+    "deferred_storages",
+    "is_shown_beside",
+    "largest_first",
+    "offloaded",
+    "placed_for",
+    "write",
+    "write_placed",
+]
