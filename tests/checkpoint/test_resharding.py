@@ -173,6 +173,25 @@ def test_module_of_dtensors(tmp_path):
     assert all(same(whole.state_dict()[name], want) for name, want in source.state_dict().items())
 
 
+def test_rows_of_fully_shard_over_tensor_parallelism_are_saved_and_loaded(tmp_path):
+    """Strided shards that are one box: process (d, t) of a mesh of 2 x 2 has row 2 t + d of four."""
+    placements = [distributed.placement_types._StridedShard(0, split_factor=2), Shard(0)]
+    whole = torch.randn(4, 3)
+    rows = [whole[2 * t + d : 2 * t + d + 1] for d in range(2) for t in range(2)]
+    for rank, row in enumerate(rows):
+        with mesh_of([2, 2], rank) as mesh:
+            local = distributed.DTensor.from_local(row.clone(), mesh, placements, run_check=False)
+            save({"w": local}, tmp_path / "out", rank=rank, world_size=4)
+    into = {"w": torch.zeros(4, 3)}
+    load(into, tmp_path / "out")
+    assert same(into["w"], whole)
+    for rank, row in enumerate(rows):
+        with mesh_of([2, 2], rank) as mesh:
+            local = distributed.DTensor.from_local(torch.zeros(1, 3), mesh, placements, run_check=False)
+            load({"w": local}, tmp_path / "out")
+            assert same(local.to_local(), row)
+
+
 def test_boxes_need_to_know_how_many_save(tmp_path):
     with pytest.raises(ValueError, match=r"rank and world_size must be given where tensors are boxes.*such are w"):
         save([halves(torch.randn(4, 3))[0]], tmp_path / "out")
@@ -191,8 +210,8 @@ def test_a_process_that_holds_nothing_writes_no_file(tmp_path):
 def test_dtensors_whose_local_tensors_are_no_boxes_are_refused(tmp_path):
     strided = distributed.placement_types._StridedShard
     with mesh_of([2, 2]) as mesh:
-        local = torch.zeros(1, 3)
-        tensor = distributed.DTensor.from_local(local, mesh, [strided(0, split_factor=2), Shard(0)], run_check=False)
+        local = torch.zeros(2, 3)
+        tensor = distributed.DTensor.from_local(local, mesh, [strided(0, split_factor=2), Replicate()], run_check=False)
         with pytest.raises(ValueError, match="'w' is none"):
             save({"w": tensor}, tmp_path / "out")
         wrong = distributed.DTensor.from_local(

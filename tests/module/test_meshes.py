@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tritonparam import deferred_init, ledger, materialize
+from tritonparam import deferred_init, ledger, load, materialize, save
 from tritonparam.tensor import mesh_boxes
 
 distributed = pytest.importorskip("torch.distributed.tensor")
@@ -171,6 +171,31 @@ def test_memory_that_to_empty_made_is_filled_in_place(rank, whole):
             assert torch.equal(tensor.to_local(), rows)
 
 
+def test_memory_that_to_empty_made_of_inference_tensors_is_filled(whole):
+    """Of these torch does not count what is written to them."""
+    with mesh_of([2]) as mesh:
+        model = built()
+        by_rows(model, mesh)
+        with torch.inference_mode():
+            model.to_empty(device="cpu")
+        check(materialize(model, seed=5), whole, lean=False)
+
+
+def test_what_was_sharded_without_values_is_not_loaded_but_refused(tmp_path, whole):
+    """A load writes whole tensors; the model is as before, and can be made real."""
+    save(materialize(built()), tmp_path / "model")
+    with mesh_of([2]) as mesh:
+        model = built()
+        by_rows(model, mesh)
+        with pytest.raises(ValueError, match=r"sharded without values: materialize it first.*blocks\.0\.up\.weight"):
+            load(model, tmp_path / "model")
+        assert all(tensor.is_meta for tensor in model.parameters())
+        check(materialize(model, seed=5), whole)
+        load(model, tmp_path / "model")
+        others = {name: tensor for name, tensor in whole.items() if name.endswith("scratch")}  # in no checkpoint
+        check(model, named(materialize(built())) | others)
+
+
 def test_a_cast_of_a_sharded_model_counts(whole):
     with mesh_of([2], 1) as mesh:
         model = built()
@@ -217,6 +242,8 @@ def test_wrapped_modules_have_the_values_that_they_have_bare(whole):
     got = materialize(model, seed=5).state_dict()
     assert got.keys() == built().state_dict().keys()
     assert all(torch.equal(tensor, whole[name.replace("head", "emb")]) for name, tensor in got.items())
+    assert {row.state for row in ledger(model)} == {"initialized"}
+    assert ledger(model)["blocks.0.up.weight"].key == "blocks.0.up.weight"
 
 
 def test_a_write_to_a_shard_without_memory_is_an_error_that_changes_nothing():

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from tritonparam.checkpoint.targets import Slot
+from tritonparam.checkpoint.targets import Slot, listed
 from tritonparam.dtype import as_dtype
 from tritonparam.module import Materialization, check_written, note_made, shown_by
 from tritonparam.parameter import Parameter
@@ -74,6 +74,12 @@ class _Deferred:
     ) -> None:
         self._module = module
         self._loaded = {slot.declaration: slot for slot in loaded if slot.declaration is not None}
+        sharded = [each.name for each in self._loaded if each.stand_ins]
+        if sharded:
+            raise ValueError(
+                "target must not have been sharded without values: materialize it first, and load then; so are "
+                f"{listed(sharded)}"
+            )
         others = [slot.declaration for slot in drawn if slot.declaration is not None]
         check_written(each for each in others if not shown_by(each, self._loaded))
         self._states = dict.fromkeys(self._loaded, "loaded") | dict.fromkeys(others, "initialized")

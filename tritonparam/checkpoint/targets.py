@@ -13,7 +13,7 @@ from tritonparam.checkpoint.stored import whole_box
 from tritonparam.module import Declaration, History, declared
 from tritonparam.parameter import Parameter, ParameterTuple
 from tritonparam.plan import CAST_DTYPES, Box
-from tritonparam.tensor import Tensor, box_of, mesh_box
+from tritonparam.tensor import Tensor, box_of, is_dtensor, mesh_box
 
 Target = (
     torch.nn.Module
@@ -126,7 +126,7 @@ def _tensor_slot(names: tuple[str, ...], tensor: Tensor | torch.Tensor) -> Slot:
         if tensor._law is not None:
             return Slot(names, shape, box, dtype, lazy=tensor)
         return Slot(names, shape, box, dtype, storage.detach())
-    if type(tensor) not in _PLAIN and _is_dtensor(tensor):
+    if type(tensor) not in _PLAIN and is_dtensor(tensor):
         return _dtensor_slot(names, tensor)
     if tensor.is_meta:
         what = (
@@ -135,10 +135,6 @@ def _tensor_slot(names: tuple[str, ...], tensor: Tensor | torch.Tensor) -> Slot:
         raise ValueError(f"target must hold tensors with values, and {shown(names[0])} {what}")
     shape = tuple(tensor.shape)
     return Slot(names, shape, whole_box(shape), tensor.dtype, tensor.detach())
-
-
-def _is_dtensor(tensor: torch.Tensor) -> bool:
-    return hasattr(tensor, "device_mesh") and hasattr(tensor, "placements") and hasattr(tensor, "to_local")
 
 
 def _dtensor_slot(names: tuple[str, ...], tensor: Any) -> Slot:

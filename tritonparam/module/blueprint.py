@@ -89,9 +89,16 @@ class Blueprint:
         """Where the module was in the one with the blueprint `root`; None where it was not in it."""
         if root is None or self.whole is None or self.whole is not root.whole:
             return None
-        if not root.path or self.path == root.path:
-            return self.path if not root.path else ""
+        if not root.path:
+            return self.path
+        if self.path == root.path:
+            return ""
         return self.path.removeprefix(f"{root.path}.") if self.path.startswith(f"{root.path}.") else None
+
+
+def joined(prefix: str, name: str) -> str:
+    """`name` behind `prefix`, with a dot between them where both say something."""
+    return f"{prefix}.{name}" if prefix and name else prefix or name
 
 
 def draw_up(whole: torch.nn.Module, modules: Iterable[tuple[str, torch.nn.Module]]) -> None:
@@ -103,9 +110,9 @@ def draw_up(whole: torch.nn.Module, modules: Iterable[tuple[str, torch.nn.Module
         blueprint = Blueprint.on(module)
         blueprint.whole, blueprint.path = built, path
         note_tensors(module)
-        begin = f"{path}." if path else ""
-        for names, into in ((module._parameters, parameters), (module._buffers, buffers)):
-            into += [(begin + name, blueprint.tensors[name]) for name in names.keys() if name in blueprint.tensors]  # noqa: SIM118
+        for group, into in ((module._parameters, parameters), (module._buffers, buffers)):
+            own = (name for name, _ in group.items() if name in blueprint.tensors)
+            into += [(joined(path, name), blueprint.tensors[name]) for name in own]
     built.tensors = [*parameters, *buffers]
 
 
@@ -151,21 +158,28 @@ def declared_of(module: torch.nn.Module, name: str) -> torch.Tensor | None:
     return declared if declared is not None and _is_deferred(declared) else None
 
 
-def forget(whole: torch.nn.Module) -> None:
-    """Let go of what is real by now in `whole`, and of all blueprints in it where nothing is without values."""
+def forget(whole: torch.nn.Module) -> bool:
+    """Let go of what is real by now in `whole`, and of all blueprints in it where nothing is without values.
+
+    Returns:
+        Whether something in it is deferred, or stands without values in the place of what was.
+    """
     modules = list(whole.modules())
     waiting = False
-    for module in modules:
-        blueprint = Blueprint.of(module)
-        if blueprint is not None:
-            if blueprint.whole is not None and blueprint.whole.module() is whole:
-                blueprint.whole.tensors = []
-            held, declared = _own(module), blueprint.tensors
-            waiting = waiting or any(awaits_values(held.get(name)) for name in declared)
-            blueprint.tensors = {name: declared[name] for name in declared if _is_deferred(declared[name])}
+    with torch._C.DisableTorchFunction():
+        for module in modules:
+            blueprint, held = Blueprint.of(module), _own(module)
+            waiting = waiting or any(map(_is_deferred, held.values()))
+            if blueprint is not None:
+                if blueprint.whole is not None and blueprint.whole.module() is whole:
+                    blueprint.whole.tensors = []
+                declared = blueprint.tensors
+                waiting = waiting or any(awaits_values(held.get(name)) for name in declared)
+                blueprint.tensors = {name: each for name, each in declared.items() if _is_deferred(each)}
     if not waiting:
         for module in modules:
             module.__dict__.pop(ATTRIBUTE, None)
+    return waiting
 
 
 def replaced(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[dict[str, Any], str, torch.Tensor]]:
@@ -181,7 +195,7 @@ def replaced(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[dict[str, Any
 
 def mark_blank(tensor: torch.Tensor) -> None:
     """Take note that nothing was written to a tensor so far, whatever its memory holds."""
-    setattr(tensor, _BLANK, tensor._version)
+    setattr(tensor, _BLANK, _writes_to(tensor))
 
 
 def awaits_values(tensor: torch.Tensor | None) -> bool:
@@ -189,10 +203,10 @@ def awaits_values(tensor: torch.Tensor | None) -> bool:
     if tensor is None:
         return False
     with torch._C.DisableTorchFunction():
-        return tensor.is_meta or is_blank(tensor)
+        blank: int | None = vars(tensor).get(_BLANK)
+        return tensor.is_meta or (blank is not None and blank == _writes_to(tensor))
 
 
-def is_blank(tensor: torch.Tensor) -> bool:
-    """Whether `to_empty` made a tensor, and nothing was written to it since."""
-    version: int | None = vars(tensor).get(_BLANK)
-    return version is not None and version == tensor._version
+def _writes_to(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to; of inference tensors, of which torch does not count it, -1."""
+    return -1 if tensor.is_inference() else tensor._version

@@ -10,7 +10,7 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from tritonparam._arguments import got
-from tritonparam.module.blueprint import Blueprint, forget
+from tritonparam.module.blueprint import forget
 from tritonparam.module.full_names import DrawSources, Keyed, drawn_on_the_way, keep, kept, whole_of
 from tritonparam.module.recording import check_unseen_writes, recording_paused
 from tritonparam.module.replay import Replay, is_defined, naming
@@ -207,15 +207,7 @@ class Survey:
 
     def settle(self) -> None:
         """Keep what was decided while some of the whole is deferred, so that no value depends on what came first."""
-        tensors = (
-            tensor
-            for module in self.whole.modules()
-            for group in (module._parameters, module._buffers)
-            for tensor in group.values()
-        )
-        is_deferred = any(tensor.is_meta and History.of(tensor) is not None for tensor in tensors if tensor is not None)
-        forget(self.whole)
-        keep(self.whole, self.keyed if is_deferred or Blueprint.of(self.whole) else None)
+        keep(self.whole, self.keyed if forget(self.whole) else None)
 
 
 def surveyed(module: torch.nn.Module, prefix: str | None = None, *, uninitialized: bool = False) -> Survey:
@@ -338,13 +330,13 @@ def _declaration(found: Found, keyed: Keyed, kinds: _Kinds) -> Declaration:
     if found.history is not None:
         names = tuple(dict.fromkeys((*names, *keyed.names.get(found.history.key, ()))))
     return Declaration(
-        name=found.names[0],
-        aliases=tuple(found.names[1:]),
-        kind=found.kind,
-        persistent=bool(found.saved_names),
-        dtype=found.view.dtype,
-        shape=found.view.shape,
-        laws=laws,
+        found.names[0],
+        tuple(found.names[1:]),
+        found.kind,
+        bool(found.saved_names),
+        found.view.dtype,
+        found.view.shape,
+        laws,
         tensors=tuple(found.tensors.values()),
         stand_ins=tuple(found.stand_ins.values()),
         history=found.history,

@@ -15,7 +15,7 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from tritonparam._locks import across_forks
-from tritonparam.module.blueprint import draw_up
+from tritonparam.module.blueprint import draw_up, joined
 from tritonparam.module.source import Elements, Source
 from tritonparam.module.tape import Draw, Drawn, Node, Piece, Version, drawn_before
 from tritonparam.plan import Box, BoxSet
@@ -107,11 +107,6 @@ def full_prefix(module: torch.nn.Module) -> str:
         '1'
     """
     return whole_of(module)[1]
-
-
-def joined(prefix: str, name: str) -> str:
-    """`name` behind `prefix`, with a dot between them where both say something."""
-    return f"{prefix}.{name}" if prefix and name else prefix or name
 
 
 def _is_at(whole: torch.nn.Module, path: str, module: torch.nn.Module) -> bool:

@@ -18,6 +18,7 @@ from tritonparam.module.declaration import BoxLaw, Declaration, check_module, su
 from tritonparam.module.full_names import drawn_on_the_way
 from tritonparam.module.source import Source
 from tritonparam.module.tape import Drawn, Node, slice_of
+from tritonparam.module.traversal import child_of, unwrapped
 
 STATES = ("declared", "initialized", "loaded", "cloned", "given")
 _COLUMNS = ("name", "kind", "shape", "dtype", "state", "law", "key", "why")
@@ -187,10 +188,9 @@ def _note(module: torch.nn.Module, names: Iterable[str], row: LedgerRow) -> None
 def _owner(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:
     """The innermost registered module that has the tensor called `name`, and what it calls it."""
     *path, local = name.split(".")
-    # What TorchScript has in the place of these dicts has no get.
-    while path and path[0] in module._modules and (child := module._modules[path[0]]) is not None:
+    while path and (child := child_of(module, path[0])) is not None:
         module, path = child, path[1:]
-    return module, ".".join((*path, local))
+    return unwrapped(module), ".".join((*path, local))
 
 
 def _row(module: torch.nn.Module, each: Declaration) -> LedgerRow:

@@ -7,11 +7,11 @@ import types
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
-from tritonparam.module.blueprint import ATTRIBUTE, Blueprint
+from tritonparam.module.blueprint import ATTRIBUTE, Blueprint, joined
 from tritonparam.module.tape import History
 
 _MOST_PATHS = 1024
@@ -136,20 +136,24 @@ def named_tensors(module: torch.nn.Module, scripts: Scripts | None = None, befor
                 attributes.leave_out(prefix + name, buffer)
                 is_saved = name not in owner._non_persistent_buffers_set
                 yield Spot(prefix + name, buffer, "buffer", is_saved, full + name, owner, name)
-    begin = f"{before}." if before else ""
     for name, tensor in attributes.tensors():
-        yield Spot(name, tensor, "attribute", False, begin + name, module, name)
+        yield Spot(name, tensor, "attribute", False, joined(before, name), module, name)
 
 
 def child_of(module: torch.nn.Module, name: str) -> torch.nn.Module | None:
     """The submodule that the names of tensors know as `name`, through what torch has put around it."""
-    while name not in module._modules:
-        wrapped = [each for each in _WRAPPED if each in module._modules]
-        inner = module._modules[wrapped[0]] if wrapped else None
-        if inner is None:
-            return None
-        module = inner
-    return module._modules[name]
+    # What TorchScript has in the place of this dict has no get.
+    if name not in module._modules:
+        module = unwrapped(module)
+    return module._modules[name] if name in module._modules else None  # noqa: SIM401
+
+
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """`module` without what torch has put around it; it is in none of the names of its tensors."""
+    for name in _WRAPPED:
+        if name in module._modules:
+            return unwrapped(cast("torch.nn.Module", module._modules[name]))
+    return module
 
 
 def _is_wrapped(owner: torch.nn.Module, name: str) -> bool:
@@ -175,7 +179,7 @@ def _paths(module: torch.nn.Module, before: str = "") -> list[_Path]:
         if root is not None and times[key] == 1 and (blueprint := Blueprint.of(owner)) is not None:
             path = blueprint.path_below(root)
             if path is not None:
-                whole = f"{before}.{path}" if before and path else before or path
+                whole = joined(before, path)
                 full = f"{whole}." if whole else ""
         found.append(_Path(prefix, owner, full))
         above.add(key)

@@ -10,7 +10,7 @@ from operator import attrgetter
 import torch
 from torch.nn.parameter import is_lazy
 
-from tritonparam.module.blueprint import Blueprint, awaits_values, declared_of
+from tritonparam.module.blueprint import Blueprint, awaits_values, declared_of, joined
 from tritonparam.module.covers import recognize
 from tritonparam.module.tape import History, Piece, Version
 from tritonparam.module.traversal import Scripts, Spot, named_tensors, tensors_within
@@ -85,7 +85,7 @@ def walk(
             if history is None:
                 declared = replaced.by(spot)
                 if declared is not None:
-                    collected.add(spot, declared, is_there=False)
+                    collected.add(spot, declared, History.of(declared), is_there=False)
                     continue
                 is_meta = plain.is_meta
                 if is_meta and kind != "attribute":
@@ -94,7 +94,7 @@ def walk(
                     wrapping.append(f"{name} ({type(plain).__name__})")
                 if is_meta or lazy or kind == "attribute":
                     continue
-            collected.add(spot, plain)
+            collected.add(spot, plain, history)
     if lost:
         raise ValueError(
             f"tensors on the meta device that do not know their values: {', '.join(lost)}; they were made or copied "
@@ -110,6 +110,12 @@ def walk(
     return collected.found
 
 
+def _found(history: History | None, view: View, kind: str) -> Found:
+    """What there is to say of a tensor before its names are known."""
+    pieces = None if history is None else recognize(history.head, view)
+    return Found(history, view, kind, pieces=None if pieces is None else tuple(pieces))
+
+
 class _Collected:
     """Tensors, each once."""
 
@@ -118,23 +124,22 @@ class _Collected:
         self._by_memory: dict[int, Found] = {}  # by the key of the history, or, below 0, by the id of the tensor
         self._further: dict[tuple[int, View], Found] = {}  # other views of the same histories
 
-    def add(self, spot: Spot, tensor: torch.Tensor, is_there: bool = True) -> None:
+    def add(self, spot: Spot, tensor: torch.Tensor, history: History | None, is_there: bool = True) -> None:
         """Add one more name of a tensor.
 
         Args:
             spot: The name.
             tensor: The tensor that tells what it is.
+            history: Its history.
             is_there: Whether it is the one of the spot, which something else has replaced otherwise.
         """
-        history = History.of(tensor)
         view = _view_of(tensor, None if history is None else history.head)
         memory = -1 - id(spot.tensor) if history is None else history.key
         each = self._by_memory.get(memory)
         if each is not None and history is not None and each.view != view:
             each = self._further.get((memory, view))
         if each is None:
-            pieces = None if history is None else recognize(history.head, view)
-            each = Found(history, view, spot.kind, pieces=None if pieces is None else tuple(pieces))
+            each = _found(history, view, spot.kind)
             if self._by_memory.setdefault(memory, each) is not each:
                 self._further[memory, view] = each
             self.found.append(each)
@@ -192,8 +197,7 @@ def with_missing(found: Iterable[Found], module: torch.nn.Module, before: str) -
     built = blueprint.whole.tensors
     if before != blueprint.path:
         begin = f"{blueprint.path}." if blueprint.path else ""
-        to = f"{before}." if before else ""
-        built = [(to + name.removeprefix(begin), tensor) for name, tensor in built if name.startswith(begin)]
+        built = [(joined(before, name.removeprefix(begin)), tensor) for name, tensor in built if name.startswith(begin)]
     known = set(itertools.chain.from_iterable(map(attrgetter("full_names"), found)))
     return found if dict(built).keys() <= known else _as_built(found, built)
 
@@ -210,8 +214,7 @@ def _as_built(found: list[Found], built: Iterable[tuple[str, torch.Tensor]]) -> 
         if key not in ordered:
             each = by_view.get(key)
             if each is None:
-                pieces = recognize(history.head, key[1])
-                each = Found(history, key[1], "parameter", pieces=None if pieces is None else tuple(pieces))
+                each = _found(history, key[1], "parameter")
             ordered[key] = replace(each, full_names=[])
         ordered[key].full_names.append(name)
     for key, each in by_view.items():

@@ -40,9 +40,14 @@ class Held(NamedTuple):
     place: Box
 
 
+def dtensor_type() -> type[torch.Tensor] | None:
+    """The class of torch's DTensors, if anybody has imported it."""
+    return getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+
+
 def is_dtensor(value: object) -> bool:
     """Whether `value` is a DTensor of torch; nothing is imported to find out."""
-    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    kind = dtensor_type()
     return kind is not None and isinstance(value, kind)
 
 

@@ -67,8 +67,9 @@ class Placed:
     def take_from(self, whole: torch.Tensor) -> None:
         """Take the boxes from a tensor that is all of it."""
         local = self.allocate()
-        for each in self.held:
-            each.place.of(local).copy_(each.box.of(whole))
+        with torch.inference_mode(local.is_inference()):  # torch writes to inference tensors in no other way
+            for each in self.held:
+                each.place.of(local).copy_(each.box.of(whole))
 
     def made(self) -> torch.Tensor | None:
         """The tensor, in nobody's hands yet, that it becomes; None where it has the values already."""

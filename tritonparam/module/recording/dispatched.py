@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +21,7 @@ from tritonparam.module.recording.recorder import recorder
 from tritonparam.module.recording.shortcuts import SHORTCUTS
 from tritonparam.module.recording.surface import Surface
 from tritonparam.module.tape import History
+from tritonparam.tensor import dtensor_type
 
 
 class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -112,7 +112,7 @@ def _wraps(func: Any, tensors: Iterable[torch.Tensor]) -> bool:
 
 def _unwrapped(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What the classes of the arguments make of a call, by operators on what these wrap, which are recorded."""
-    if getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None) in types:
+    if dtensor_type() in types:
         return NotImplemented  # whose dispatcher is in C++, and is asked by torch alone
     with Dispatched(), Surface():  # type: ignore[no-untyped-call]
         return _of_classes(func, types, args, kwargs)
