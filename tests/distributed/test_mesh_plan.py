@@ -18,6 +18,7 @@ from tritonparam.distributed.rank_plan import rank_fills
 from tritonparam.plan import launches_of
 
 PLAN = {"layers.*.up": "colwise", "layers.*.down": "rowwise"}
+PACKED = {"layers.*.up": "packed_colwise", "layers.*.down": "packed_rowwise"}  # of which each rank has two boxes
 
 
 class Odd(torch.nn.Module):
@@ -42,10 +43,13 @@ MESHES = ["dp_shard=4", "dp_shard=3,tp=2", "pp=2,dp_replicate=2,dp_shard=2", "pp
 
 
 @pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("rules", [PLAN, PACKED], ids=["one box", "two boxes"])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
-def test_columns_are_what_the_ranks_own_plans_come_to(mesh: str, dtype: torch.dtype | None) -> None:
+def test_columns_are_what_the_ranks_own_plans_come_to(
+    mesh: str, dtype: torch.dtype | None, rules: dict[str, str]
+) -> None:
     """Bytes, tensors, boxes, launches and the peak, counted anew for each rank from its boxes and its fills."""
-    plan = plan_mesh(deferred(), mesh, dtype=dtype, tp_plan=PLAN)
+    plan = plan_mesh(deferred(), mesh, dtype=dtype, tp_plan=rules)
     for rank in range(plan.mesh.ranks):
         tensors = plan.tensors_of(rank)
         sizes = [sum(math.prod(box.sizes) for box, _ in each.held) * each.layout.dtype.itemsize for each in tensors]
