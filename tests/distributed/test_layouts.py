@@ -140,7 +140,8 @@ def test_styles_cut_what_those_of_transformers_cut(style: str, shape: tuple[int,
 def test_every_style_of_transformers_is_known() -> None:
     """But those of expert parallelism, which is another dimension."""
     parallel = pytest.importorskip("transformers.distributed.parallel_utils", reason="another transformers")
-    pytest.importorskip("transformers.distributed.expert_parallel")
+    for each in ("tensor_parallel", "expert_parallel"):  # which register them
+        pytest.importorskip(f"transformers.distributed.{each}")
     from tritonparam.distributed import TP_STYLES
 
     assert {*parallel.ALL_PARALLEL_STYLES} - {"grouped_gemm", "ep_dispatch_experts"} == {*TP_STYLES}
