@@ -35,6 +35,13 @@ class Family:
         layouts: Them.
         load: What one of them costs each rank.
         stages: int64 of shape [pp]: how many of them each stage has.
+
+    Examples:
+        >>> from tritonparam import deferred_init
+        >>> with deferred_init():
+        ...     plan = plan_mesh(torch.nn.Linear(4, 3), "dp_shard=2")
+        >>> [(each.name, each.nbytes, each.load.nbytes.tolist()) for each in plan.families]
+        [('weight', 48, [[32, 16]]), ('bias', 12, [[8, 4]])]
     """
 
     name: str
@@ -56,6 +63,13 @@ class Surplus(NamedTuple):
         family: The tensors.
         nbytes: How much more of them it holds.
         reason: The dimension that does not come out even, with how much of it either rank has, or the stages.
+
+    Examples:
+        >>> from tritonparam import deferred_init
+        >>> with deferred_init():
+        ...     plan = plan_mesh(torch.nn.Linear(4, 3), "dp_shard=2")
+        >>> plan.surplus(0, 1)[0].nbytes
+        16
     """
 
     family: Family
@@ -80,6 +94,14 @@ class MeshPlan:
             made whole for a moment.
         peak_nbytes: int64: nbytes, and the largest tensor that is made whole for a moment beside them.
         seconds: float64: how long writing the values that have laws takes a GPU, as predicted.
+        layouts: How each tensor lies on the mesh, in the order of the model.
+
+    Examples:
+        >>> from tritonparam import deferred_init
+        >>> with deferred_init():
+        ...     plan = plan_mesh(torch.nn.Linear(4, 3), "dp_shard=2")
+        >>> plan.most_loaded, plan.least_loaded, plan.nbytes.tolist(), plan.whole_nbytes
+        (0, 1, [40, 20], 60)
     """
 
     mesh: MeshShape

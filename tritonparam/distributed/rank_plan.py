@@ -27,6 +27,14 @@ class RankTensor:
         layout: The tensor.
         local_shape: The shape of the local tensor; with a 0 where it holds nothing.
         held: Which boxes of the whole lie where in it, in its order.
+
+    Examples:
+        >>> from tritonparam import deferred_init
+        >>> from tritonparam.distributed import plan_mesh
+        >>> with deferred_init():
+        ...     weight, bias = plan_mesh(torch.nn.Linear(4, 3), "dp_shard=2").tensors_of(1)
+        >>> weight.local_shape, weight.nbytes, weight.held[0].box
+        ((1, 4), 16, Box(offsets=(2, 0), sizes=(1, 4)))
     """
 
     layout: Layout
