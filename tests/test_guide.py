@@ -13,7 +13,8 @@ GUIDE = (DOCS / "guide.md").read_text(encoding="utf-8")
 MIGRATION = (DOCS / "migration.md").read_text(encoding="utf-8")
 CHECKPOINTS = (DOCS / "checkpoints.md").read_text(encoding="utf-8")
 COPIES = (DOCS / "copies.md").read_text(encoding="utf-8")
-PAGES = {"guide": GUIDE, "checkpoints": CHECKPOINTS, "copies": COPIES}
+DISTRIBUTED = (DOCS / "distributed.md").read_text(encoding="utf-8")
+PAGES = {"guide": GUIDE, "checkpoints": CHECKPOINTS, "copies": COPIES, "distributed": DISTRIBUTED}
 EXAMPLES = {
     f"{page}-{number}": example
     for page, text in PAGES.items()
@@ -22,7 +23,7 @@ EXAMPLES = {
 
 
 def test_every_example_has_its_output():
-    for page, least in (("guide", 8), ("checkpoints", 4), ("copies", 0)):
+    for page, least in (("guide", 8), ("checkpoints", 4), ("copies", 0), ("distributed", 0)):
         found = [name for name in EXAMPLES if name.startswith(page)]
         assert len(found) == PAGES[page].count("```python") > least
 

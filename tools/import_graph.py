@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = "tritonparam"
-ROOMS = ("stream", "plan", "tensor", "initializer", "parameter", "module", "checkpoint", "cli")
+ROOMS = ("stream", "plan", "tensor", "initializer", "parameter", "module", "checkpoint", "distributed", "cli")
 INNER_ROOMS = (
     "stream.reference",
     "stream.loops",
@@ -26,6 +26,7 @@ INNER_ROOMS = (
     "checkpoint.matching",
     "cli.init",
     "cli.inspect",
+    "cli.plan",
 )
 GROUND = ("_arguments", "_interrupt", "_lazy", "_locks", "_program", "_underflow", "_version", "dtype")
 KERNELS = "kernels"

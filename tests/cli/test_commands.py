@@ -25,6 +25,7 @@ def test_help_and_version(run: Run) -> None:
     assert "inspect" in run("--help")[1]
     assert "tritonparam init examples/gpt2.json --out gpt2-seed0" in run("init", "--help")[1]
     assert "tritonparam inspect gpt2-seed0 --plot gpt2.png" in run("inspect", "--help")[1]
+    assert "tritonparam plan examples/llama-3.1-405b.json --mesh dp_shard=128,tp=8" in run("plan", "--help")[1]
     assert "tritonparam warmup --arch 80 90 100" in run("warmup", "--help")[1]
 
 
@@ -46,10 +47,11 @@ except SystemExit:
 
 
 def test_the_examples_are_the_models_they_are_named_after() -> None:
-    """Parameter counts as published: 124M for GPT-2, 1.24B for Llama 3.2 1B."""
+    """Parameter counts as published: 124M for GPT-2, 1.24B for Llama 3.2 1B, 405B."""
     from tritonparam.cli.init.job import prepare
 
     counts = {"gpt2": 124_439_808, "llama-3.2-1b": 1_235_814_400, "tiny-llama": 311_872}
+    counts["llama-3.1-405b"] = 405_853_388_800
     assert {name: prepare(str(EXAMPLES / f"{name}.json")).parameters for name in counts} == counts
 
 

@@ -1,4 +1,4 @@
-"""The command line: `init` writes a freshly initialized checkpoint, `inspect` checks one, `warmup` compiles."""
+"""The command line: `init` writes a fresh checkpoint, `inspect` checks one, `plan` looks ahead, `warmup` compiles."""
 
 from __future__ import annotations
 
@@ -44,6 +44,14 @@ INSPECT_EXAMPLES = """[bold]Examples[/bold]
   tritonparam inspect gpt2-seed0 --plot gpt2.png
 
   tritonparam inspect gpt2-seed0 --json | python -m json.tool
+"""
+PLAN_EXAMPLES = """[bold]Examples[/bold]
+
+  tritonparam plan examples/llama-3.1-405b.json --mesh dp_shard=128,tp=8
+
+  tritonparam plan examples/llama-3.1-405b.json --mesh pp=8,dp_shard=16,tp=8 --rank 512 --plot ranks.png
+
+  tritonparam plan mypackage.models:build --mesh tp=4 --tp-plan tp.json --dtype bf16 --json
 """
 WARMUP_EXAMPLES = """[bold]Examples[/bold]
 
@@ -167,6 +175,63 @@ def inspect(
         plot_inspection(inspection, plot, folder.resolve().name)
     if not inspection.ok:
         raise typer.Exit(1)
+
+
+@app.command(epilog=PLAN_EXAMPLES)
+def plan(
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_HELP, show_default=False)],
+    mesh: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME=N,...",
+            help="Sizes of pp, dp_replicate, dp_shard, cp and tp; 1 where left out.",
+            show_default=False,
+        ),
+    ],
+    dtype: Annotated[str | None, typer.Option(help="As for init.")] = None,
+    tp_plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--tp-plan",
+            metavar="FILE.json",
+            help="What tp cuts: an object of module names, with * for numbers, and styles (colwise, rowwise, replicate "
+            "and the others of transformers). \\[default: the plan that transformers has for the model]",
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(metavar="R", help="Show this rank too, and build its plan. \\[default: the most loaded]"),
+    ] = None,
+    bandwidth: Annotated[
+        float | None,
+        typer.Option(metavar="GB/S", help="Of GPU memory, for the prediction. \\[default: 3240, measured on an H100]"),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the bytes of every rank.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Say what every rank of a mesh would hold of SPEC, and make: bytes, boxes, launches, time, and who holds most.
+
+    Nothing is allocated, and no process group is needed. Seconds of writing are predicted; those of building one
+    rank's plan are measured on this host.
+    """
+    from tritonparam.checkpoint import parse_dtype
+    from tritonparam.cli.plan import checked_bandwidth, checked_mesh, plan_json, plan_spec, plan_text, read_tp_plan
+
+    shape = checked_mesh(mesh, rank)
+    chosen = None if dtype is None else parse_dtype(dtype, "--dtype")
+    rules, speed = read_tp_plan(tp_plan), checked_bandwidth(bandwidth)
+    if plot is not None:
+        from tritonparam.cli.inspect import check_plot
+
+        check_plot(plot)
+    imported()
+    planned = plan_spec(spec, shape, dtype=chosen, tp_plan=rules, bandwidth=speed, rank=rank)
+    typer.echo(plan_json(planned) if as_json else plan_text(planned))
+    if plot is not None:
+        from tritonparam.cli.plan import plot_plan
+
+        plot_plan(planned, plot)
 
 
 @app.command(epilog=WARMUP_EXAMPLES)

@@ -7,7 +7,7 @@ box has is for `stream`, and what a tensor is to hold, for `tensor`.
 from __future__ import annotations
 
 from tritonparam.plan.arrays import view_of_array
-from tritonparam.plan.backends import CompileStep, kernels_ahead, loops_ahead, resolve_backend
+from tritonparam.plan.backends import CompileStep, Launches, kernels_ahead, launches_of, loops_ahead, resolve_backend
 from tritonparam.plan.box_set import BoxSet
 from tritonparam.plan.boxes import as_box, box_in, box_of_box, meeting_pair, meets_any
 from tritonparam.plan.copy import CAST_DTYPES, Copy, CopyColumns
@@ -37,6 +37,7 @@ __all__ = [
     "CopyColumns",
     "Fill",
     "FillColumns",
+    "Launches",
     "MissingDeviceError",
     "Placement",
     "Plan",
@@ -55,6 +56,7 @@ __all__ = [
     "is_a_run",
     "is_deferred",
     "kernels_ahead",
+    "launches_of",
     "loops_ahead",
     "meeting_pair",
     "meets_any",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from tritonparam.tensor.content import Content, Initializer, Pattern, put_from_host
 from tritonparam.tensor.layout import box_of
 from tritonparam.tensor.lazy import lazy_cast, lazy_like
-from tritonparam.tensor.mesh import Cut, Held, cut_runs, dtensor_type, held, is_dtensor, mesh_box, mesh_boxes
+from tritonparam.tensor.mesh import Cut, Held, Runs, cut_runs, dtensor_type, held, is_dtensor, mesh_box, mesh_boxes
 from tritonparam.tensor.operators import Device, TorchTensor
 from tritonparam.tensor.storage import as_shape, copy_of_data, declare, empty, fit
 from tritonparam.tensor.swap import become, exchange
@@ -25,6 +25,7 @@ __all__ = [
     "Held",
     "Initializer",
     "Pattern",
+    "Runs",
     "Tensor",
     "TorchTensor",
     "Writes",

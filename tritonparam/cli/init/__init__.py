@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from tritonparam.cli.init.job import declared_entries, prepare
 from tritonparam.cli.init.printing import print_report, print_written, written_json
-from tritonparam.cli.init.spec import Spec
+from tritonparam.cli.init.spec import Spec, model_of
 from tritonparam.cli.init.writing import check_device, write_checkpoint
 
 __all__ = [
     "Spec",
     "check_device",
     "declared_entries",
+    "model_of",
     "prepare",
     "print_report",
     "print_written",

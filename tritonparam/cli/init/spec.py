@@ -148,6 +148,23 @@ def build(source: Spec, seed: int = 0) -> Built:
     return Built(module, lambda dtype: hub_files(module, dtype, source.text))
 
 
+def model_of(text: str) -> tuple[torch.nn.Module, torch.dtype | None]:
+    """The deferred model that SPEC names, and the dtype that it asks for; None for each tensor's own.
+
+    Raises:
+        UsageError: As for `read_spec` and `build`; or SPEC is the record of a callable, which a record does not start.
+        CheckpointError: As for `build`.
+    """
+    source = read_spec(text)
+    if isinstance(source, Spec):
+        return build(source).module, source.dtype
+    made = Spec.from_json(source.settings["spec"], text)
+    if made.target is not None:
+        raise UsageError(f"SPEC {text!r} is the record of a callable: name {made.target[:200]} itself, if you trust it")
+    dtype = source.settings["dtype"]
+    return build(made, int(source.settings["seed"])).module, None if dtype is None else parse_dtype(dtype)
+
+
 def _build_target(target: str, text: str) -> torch.nn.Module:
     module_name, _, attributes = target.partition(":")
     if os.getcwd() not in sys.path:  # only here: no file in it may stand in for a package that nobody named

@@ -13,6 +13,7 @@ import torch
 
 from tritonparam._arguments import choice, shown
 from tritonparam.plan.backends.ahead import CompileStep, kernels_ahead, loops_ahead
+from tritonparam.plan.backends.launches import Launches, launches_of
 from tritonparam.plan.backends.missing import is_installed, require
 
 if TYPE_CHECKING:
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
     from tritonparam.plan.fill import Fill
     from tritonparam.plan.fill_columns import FillColumns
 
-__all__ = ["BACKENDS", "Backend", "CompileStep", "RunnablePlan", "kernels_ahead", "loops_ahead", "resolve_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "CompileStep",
+    "Launches",
+    "RunnablePlan",
+    "kernels_ahead",
+    "launches_of",
+    "loops_ahead",
+    "resolve_backend",
+]
 
 BACKENDS = ("triton", "cpu", "numpy")
 _NEEDS = {"triton": "triton", "cpu": "numba"}
