@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGE = "tritonparam"
-ROOMS = ("stream", "plan", "tensor", "initializer", "parameter", "module", "checkpoint", "cli")
+ROOMS = ("stream", "plan", "tensor", "initializer", "parameter", "module", "checkpoint", "distributed", "cli")
 INNER_ROOMS = (
     "stream.reference",
     "stream.loops",
