@@ -6,6 +6,6 @@ and which box of it is here, is for `checkpoint`.
 
 from __future__ import annotations
 
-from tritonparam.distributed.fingerprints import Fingerprint, fingerprint
+from tritonparam.distributed.fingerprints import Fingerprint, digest_of_stored, dtype_text, fingerprint
 
-__all__ = ["Fingerprint", "fingerprint"]
+__all__ = ["Fingerprint", "digest_of_stored", "dtype_text", "fingerprint"]
