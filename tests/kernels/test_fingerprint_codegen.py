@@ -1,7 +1,7 @@
 """The machine code of the sums of fingerprints, for GPUs that need not be here: wide loads, no spills, a budget.
 
-tests/data/fingerprint_instructions.csv holds the figures, which `python tools/count_instructions.py fingerprint --write`
-writes. A figure that rises fails.
+tests/data/fingerprint_instructions.csv holds the figures. `python tools/count_instructions.py fingerprint --write`
+writes them. A figure that rises fails.
 """
 
 from __future__ import annotations

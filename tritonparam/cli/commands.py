@@ -1,4 +1,4 @@
-"""The command line: `init` writes a freshly initialized checkpoint, `inspect` checks one, `warmup` compiles."""
+"""The command line: `init` writes a fresh checkpoint, `inspect` checks one, `diff` compares two, `warmup` compiles."""
 
 from __future__ import annotations
 
@@ -44,6 +44,14 @@ INSPECT_EXAMPLES = """[bold]Examples[/bold]
   tritonparam inspect gpt2-seed0 --plot gpt2.png
 
   tritonparam inspect gpt2-seed0 --json | python -m json.tool
+"""
+DIFF_EXAMPLES = """[bold]Examples[/bold]
+
+  tritonparam diff run1/step-1000 run2/step-1000
+
+  tritonparam diff gpt2-seed0/tritonparam.json gpt2-copy
+
+  tritonparam diff a.safetensors b.safetensors --json
 """
 WARMUP_EXAMPLES = """[bold]Examples[/bold]
 
@@ -166,6 +174,30 @@ def inspect(
     if plot is not None:
         plot_inspection(inspection, plot, folder.resolve().name)
     if not inspection.ok:
+        raise typer.Exit(1)
+
+
+@app.command(epilog=DIFF_EXAMPLES)
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint, or a record.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Name the tensors that A and B do not have alike, and say by how much their elements differ; exit 1 if there are.
+
+    A checkpoint is a safetensors file, an index, or a folder with either or with shards of any cut. A record is the
+    tritonparam.json that init writes, which holds fingerprints: with one, only which tensors differ is said.
+    """
+    from tritonparam.cli.diff import differences, differences_json, print_differences
+
+    imported()
+    found = differences(first, second, quiet=as_json)
+    if as_json:
+        typer.echo(differences_json(found, first, second))
+    else:
+        print_differences(found)
+    if found:
         raise typer.Exit(1)
 
 

@@ -99,7 +99,7 @@ class Making:
             self._free.release()
 
     def digests(self, shard: Shard) -> dict[str, str]:
-        """The sha256 of each tensor of `shard`, all of whose parts have been asked for; `fingerprints` has theirs too."""
+        """The sha256 of each tensor of `shard`, all of whose parts have been asked for; `fingerprints` gets theirs."""
         for each in self._hashing.pop(shard.name):
             each.result()
         found = {}
