@@ -34,7 +34,7 @@ with quiet_interrupt():  # torch takes seconds
 
 if TYPE_CHECKING:
     from tritonparam.checkpoint import LoadReport, SaveReport, load, save
-    from tritonparam.distributed import Fingerprint, fingerprint
+    from tritonparam.distributed import Fingerprint, ReplicaDifference, check_replicas, fingerprint
     from tritonparam.module import Ledger, declarations, deferred_init, ledger, materialize
 
 __all__ = [
@@ -51,11 +51,13 @@ __all__ = [
     "Parameter",
     "ParameterTuple",
     "Plan",
+    "ReplicaDifference",
     "SaveReport",
     "Tensor",
     "TruncatedNormal",
     "Uniform",
     "__version__",
+    "check_replicas",
     "copy_slices",
     "declarations",
     "deferred_init",
@@ -77,5 +79,5 @@ __getattr__, __dir__ = lazily(
     __name__,
     dict.fromkeys(("Ledger", "declarations", "deferred_init", "ledger", "materialize"), "module")
     | dict.fromkeys(("LoadReport", "SaveReport", "load", "save"), "checkpoint")
-    | dict.fromkeys(("Fingerprint", "fingerprint"), "distributed"),
+    | dict.fromkeys(("Fingerprint", "ReplicaDifference", "check_replicas", "fingerprint"), "distributed"),
 )

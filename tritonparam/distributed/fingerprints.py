@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,8 +135,7 @@ def fingerprint(
             found = _own_sums(slots, processes, backend)
         except Exception as raised:
             error = raised
-        facts = [(slot.name, dtype_text(slot.dtype), slot.shape) for slot in slots]
-        processes.agree("tensors: names, dtypes and shapes", repr(facts).encode(errors="surrogatepass"), error)
+        processes.agree("tensors: names, dtypes and shapes", facts_of(slots), error)
         return Fingerprint.of(dict(map(_finished, slots, processes.add(found))))
 
 
@@ -150,10 +149,25 @@ def dtype_text(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _check(slots: list[Slot], processes: Processes) -> None:
+def facts_of(slots: Iterable[Slot]) -> bytes:
+    """The names, dtypes and shapes of tensors as bytes, by which processes compare them."""
+    facts = [(slot.name, dtype_text(slot.dtype), slot.shape) for slot in slots]
+    return repr(facts).encode(errors="surrogatepass")
+
+
+def check_real(slots: Iterable[Slot]) -> None:
+    """Let tensors pass that have values.
+
+    Raises:
+        ValueError: One has none.
+    """
     unmade = [slot.name for slot in slots if slot.declaration is not None or slot.lazy is not None]
     if unmade:
         raise ValueError(f"target must have values: materialize or init_data it first; without are {listed(unmade)}")
+
+
+def _check(slots: list[Slot], processes: Processes) -> None:
+    check_real(slots)
     cut = [slot.name for slot in slots if not slot.is_whole and slot.mesh is None]
     if cut and processes.alone:
         raise ValueError(f"group must be the processes that hold the other boxes, got None; boxes are {listed(cut)}")

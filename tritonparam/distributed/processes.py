@@ -49,6 +49,26 @@ class Processes:
             return cls()
         return cls([mesh.get_group(dim) for dim in range(mesh.ndim)])
 
+    @classmethod
+    def in_group(cls, group: Any) -> Processes:
+        """Those of `group`; without one, all that there are.
+
+        Raises:
+            TypeError, ValueError: As for `checked_group`.
+        """
+        if group is None:
+            has_world = torch.distributed.is_available() and torch.distributed.is_initialized()
+            return cls([torch.distributed.group.WORLD] if has_world else ())
+        return cls([checked_group(group)])
+
+    @property
+    def ranks(self) -> list[int]:
+        """The global ranks of one group's processes, in its order; [0] of a process that is alone."""
+        if self.alone:
+            return [0]
+        (group,) = self._groups
+        return [int(rank) for rank in torch.distributed.get_process_group_ranks(group)]
+
     @property
     def alone(self) -> bool:
         """Whether there is nobody to tell."""
@@ -92,6 +112,17 @@ class Processes:
         halves = np.stack([numbers & _LOW, numbers >> _HALF]).view(np.int64)
         low, high = np.array(self._reduced(halves.reshape(-1).tolist(), "SUM"), object).reshape(2, *numbers.shape)
         return [[int(each) for each in row] for row in low + (high << 32)]
+
+    def gather(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Those of every process of the one group, in the order of `ranks`: of shape [processes, *shape]."""
+        if self.alone:
+            return numbers[None]
+        (group,) = self._groups
+        device = device_of(group)
+        own = torch.from_numpy(np.ascontiguousarray(numbers).view(np.int64)).to(device)
+        told = [torch.empty_like(own) for _ in self.ranks]
+        torch.distributed.all_gather(told, own, group=group)
+        return torch.stack(told).cpu().numpy().view(np.uint64)
 
     def _reduced(self, numbers: list[int], operation: str) -> list[int]:
         told = torch.tensor(numbers, dtype=torch.int64, device="cpu")
