@@ -74,9 +74,7 @@ def test_four_processes_find_the_same_differences(tmp_path: Path) -> None:
         assert lines[:4] == common
         assert lines[4] == repr((ReplicaDifference("x", (2 + rank % 2,)),))
         assert lines[5] == "ValueError all processes of the group mus"
-        own = (
-            "ValueError target, 'a': source must be a" if rank == 1 else "RuntimeError another process of the group c"
-        )
+        own = "ValueError target, 'a': source must be a" if rank == 1 else "RuntimeError another process of the group c"
         assert lines[6] == own
 
 
