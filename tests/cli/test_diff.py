@@ -144,10 +144,17 @@ def test_the_sign_of_a_zero_is_a_difference_of_no_size(tmp_path: Path) -> None:
     assert str(found) == "z: 1 of 3 elements differ; first at [2]: 0x00000000 and 0x80000000"
 
 
+def test_a_nan_hides_no_difference_of_numbers(tmp_path: Path) -> None:
+    save({"x": torch.zeros(4)}, tmp_path / "one.safetensors")
+    save({"x": torch.tensor([math.nan, 0.0, 2.0, math.nan])}, tmp_path / "other.safetensors")
+    (found,) = differences(tmp_path / "one.safetensors", tmp_path / "other.safetensors", quiet=True)
+    assert found.values == diff.Values(3, 4, 2.0, (0,), ("00000000", "7fc00000"))
+
+
 def test_pieces_and_shards_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first index is that of the whole, in whatever order it is read."""
     one, other = torch.zeros(7, 9), torch.zeros(7, 9)
-    other[1, 8], other[5, 0], other[1, 2] = 1.0, 3.0, -2.0
+    other[0, 8], other[5, 0], other[1, 2] = -2.0, 3.0, 1.0  # the first in the second part by columns
     save({"w": one}, tmp_path / "one.safetensors")
     save({"w": other}, tmp_path / "other.safetensors")
     for rank, (start, stop) in enumerate([(0, 4), (4, 9)]):  # by columns, so that rows are read in two parts
@@ -155,7 +162,7 @@ def test_pieces_and_shards_do_not_matter(tmp_path: Path, monkeypatch: pytest.Mon
         part._within = (Box((0, start), (7, stop - start)), (7, 9))
         save([part], tmp_path / "shards", rank=rank, world_size=2)
     (want,) = differences(tmp_path / "one.safetensors", tmp_path / "other.safetensors", quiet=True)
-    assert want.values == diff.Values(3, 63, 3.0, (1, 2), ("00000000", "c0000000"))
+    assert want.values == diff.Values(3, 63, 3.0, (0, 8), ("00000000", "c0000000"))
     for size in (1, 4, 10):
         monkeypatch.setattr(diff, "_PIECE", size)
         assert differences(tmp_path / "one.safetensors", tmp_path / "other.safetensors", quiet=True) == [want]

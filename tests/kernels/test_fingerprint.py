@@ -37,6 +37,8 @@ def test_the_kernel_takes_every_path() -> None:
     assert build_sum_table(list(cases.values())).paths == 2 ** len(PATHS) - 1
     bytes_at_odd_places = Sum(content((4106,), torch.uint8)[1:4100], 1, (5000,), (1,))
     assert [row.path for row in rows_of(bytes_at_odd_places)] == [PATHS["1"], PATHS["run"]]
+    (row,) = rows_of(Sum(content((64 * 64 + 1,), torch.float32)[1:].view(64, 64)[:, 16:32], 1))
+    assert row.path == PATHS["4"]  # which 128-bit loads would not find at multiples of their bytes
     apart = Sum(content((4106,), torch.uint8)[1:4100], 1, (5000,), (2,))
     assert [row.path for row in rows_of(apart)] == [PATHS["1"]]
     (row,) = rows_of(Sum(content((2 * RUN_CHUNK + 5,), torch.int32), 1, (9 * RUN_CHUNK,), (RUN_CHUNK - 1,)))

@@ -64,7 +64,7 @@ def test_backends_agree_on_every_dtype_and_size(dtype: torch.dtype) -> None:
     """Around words, units, blocks and chunks, at every place in a word, in runs, columns and transposes."""
     operations = [Sum(content((size,), dtype), 5) for size in (0, 1, 2, 3, 1023, 1024, 1025, 4099)]
     operations += [Sum(content((size + 9,), dtype)[k : k + size], 6) for size in (3, 300) for k in range(1, 6)]
-    operations += [Sum(content((size,), dtype), 7, (2**40,), (2**39 + k,)) for size in (1, 65, 1025) for k in range(4)]
+    operations += [Sum(content((size,), dtype), 7, (2**50,), (2**49 + k,)) for size in (1, 65, 1025) for k in range(4)]
     x = content((24, 40), dtype)
     operations += [
         Sum(x.T, 8),
@@ -72,7 +72,7 @@ def test_backends_agree_on_every_dtype_and_size(dtype: torch.dtype) -> None:
         Sum(x[:, 16:32].clone(), 8, (24, 640), (0, 64)),
         Sum(x[2, 3], 8),
     ]
-    operations += [Sum(x.expand(3, 24, 40), 9), Sum(x[::2, 8:16], 9, (2**20, 2**20), (2**19, 16)), Sum(x[5:5], 9)]
+    operations += [Sum(x.expand(3, 24, 40), 9), Sum(x[::2, 8:16], 9, (2**25, 2**25), (2**24 + 1, 16)), Sum(x[5:5], 9)]
     assert_all_agree(operations)
 
 

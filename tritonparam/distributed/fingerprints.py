@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tritonparam._arguments import shown
+from tritonparam._arguments import got, shown
 from tritonparam.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -59,8 +59,11 @@ class Fingerprint:
         """The fingerprint of tensors from the fingerprint of each.
 
         Raises:
-            TypeError, ValueError: One is no text of 32 hexadecimal digits.
+            TypeError: tensors is no mapping from strings to strings.
+            ValueError: One has not 32 hexadecimal digits.
         """
+        if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
+            raise TypeError(f"tensors must map names to fingerprints, {got(tensors)}")
         return cls(dict(sorted(tensors.items())), fingerprint_total(tensors.values()))
 
     def __hash__(self) -> int:
