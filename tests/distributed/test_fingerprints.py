@@ -241,3 +241,15 @@ def test_meshes_of_different_processes_need_a_group() -> None:
             ValueError, match="group must be given where the tensors' meshes are of different processes"
         ):
             fingerprint(tensors)
+
+
+def test_the_largest_mesh_has_all_processes() -> None:
+    """Of a model some of whose tensors are on a part of the mesh, in whatever order."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    with mesh_of((4,), 1) as whole:
+        part = DeviceMesh("cpu", torch.tensor([1, 2]))
+        world = torch.distributed.group.WORLD
+        assert Processes.of(None, [part, whole])._groups == Processes.of(None, [whole, part])._groups == (world,)
+        assert Processes.of(None, [part])._groups == (part.get_group(0),)
+        assert Processes.of(None, []).alone
