@@ -15,6 +15,7 @@ from bench import host, plot, rows, run, table
 from bench.cases import cases
 from bench.construction import construction_cases, measure_construction
 from bench.copies import copy_cases
+from bench.fingerprints import fingerprint_cases
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -30,7 +31,7 @@ def measure(arguments: argparse.Namespace) -> int:
     load = os.getloadavg()[0]
     if load > 0.5:
         print(f"note: load average {load:.1f}: something else runs here, and the figures will show it")
-    values = (*cases(where, arguments.quick), *copy_cases(where, arguments.quick))
+    values = tuple(case for of in (cases, copy_cases, fingerprint_cases) for case in of(where, arguments.quick))
     chosen = [case for case in values if arguments.only in str(case)]
     constructions = construction_cases(where, arguments.quick)
     built = [case for case in constructions if arguments.only in str(case)]

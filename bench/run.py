@@ -13,6 +13,7 @@ import torch
 from bench.cases import Case
 from bench.clock import FreshRun, Run, captured, cuda_clock, host_clock, interleave
 from bench.copies import MOVERS, CopyCase, CopyMemory
+from bench.fingerprints import READERS, FingerprintCase
 from bench.memory import Memory, give_back
 from bench.providers import PROVIDERS, Provider
 from bench.rows import Environment, Row
@@ -63,11 +64,17 @@ def measure(
     threads = torch.get_num_threads()
     try:
         for group in (list(group) for _, group in groupby(cases, lambda case: case.job)):
-            known = providers or (MOVERS if isinstance(group[0], CopyCase) else PROVIDERS)
+            known = providers or _providers(group[0])
             _measure_job(group, device, environment, known, rounds, budget, report, outcome)
     finally:
         torch.set_num_threads(threads)
     return outcome
+
+
+def _providers(case: Case) -> Mapping[str, Provider]:
+    if isinstance(case, FingerprintCase):
+        return READERS
+    return MOVERS if isinstance(case, CopyCase) else PROVIDERS
 
 
 def _measure_job(

@@ -1,9 +1,9 @@
 """Compile the kernels for GPUs that need not be here and count what the machine code does for one element.
 
     python tools/count_instructions.py                 print the figures of the fill kernel as CSV
-    python tools/count_instructions.py copy            print those of the copy kernel
+    python tools/count_instructions.py copy            print those of the copy kernel, or of fingerprint
     python tools/count_instructions.py [copy] --write  put them into tests/data/instructions.csv, or
-    copy_instructions.csv there, which the tests hold the code to
+    copy_instructions.csv or fingerprint_instructions.csv there, which the tests hold the code to
 
 The hot path is the cheapest cycle of the control flow graph through the widest stores: one iteration of the loop over
 tiles. Of a box that is of two dimensions, for whose others there is a loop within, which the path passes by.
@@ -29,7 +29,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from tritonparam.kernels import copy, fill
+from tritonparam.kernels import copy, fill, fingerprint
 from tritonparam.kernels.boxes import PATHS
 from tritonparam.kernels.dtypes import DTYPES
 
@@ -74,6 +74,7 @@ COPY_CASES = (
     "run wide int32 int32+run narrow int16 int16+gather wide int32 int32",
     "run wide float32 bfloat16+run narrow float32 bfloat16+run wide int32 int32+transpose narrow int16 int16",
 )
+SUM_CASES = ("run", "units", "1", "2", "4", "8", "run+units", "+".join(fingerprint.PATHS))  # paths of the rows
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 # The predicate stands before the instruction or is its first operand.
 _BRANCH = re.compile(r"^(@!?U?P\d+ )?(?:BRA|JMP)\S*\s+(!?U?P\d+, ?)?.*?`\((\.L\w+)\)")
@@ -135,12 +136,38 @@ class CopyFigures:
     spilled: int
 
 
+@dataclass(frozen=True)
+class SumFigures:
+    """What one compiled kernel of the sums of fingerprints does.
+
+    Attributes:
+        triton: The release that compiled it, with its own ptxas.
+        architecture, case: Of the kernel.
+        instructions: Of one thread for a word of 32 bits, in the loop over whole blocks of a run; 0 where not counted.
+        uniform: How many of them are of the unit for what is the same in all threads of a warp.
+        wide_loads: 128-bit loads of that loop; in other cases, of the whole code.
+        registers: Of one thread.
+        spilled: Bytes of stack and local memory of one thread.
+    """
+
+    triton: str
+    architecture: str
+    case: str
+    instructions: float
+    uniform: float
+    wide_loads: int
+    registers: int
+    spilled: int
+
+
 def compile_kernel(
-    kernel: triton.JITFunction, constants: dict[str, object], warps: int, architecture: str
+    kernel: triton.JITFunction, constants: dict[str, object], warps: int, architecture: str, *pointers: str
 ) -> triton.compiler.CompiledKernel:
-    """A kernel that takes a table, its number of rows and these constants, as its launcher has it compiled."""
-    signature = {"table": "*i64", "rows": "i32"} | dict.fromkeys(constants, "constexpr")
-    source = ASTSource(kernel, signature, constants, attrs={(0,): [["tt.divisibility", 16]]})
+    """A kernel that takes a table, further `pointers`, its number of rows and these constants, as it is launched."""
+    places = ("table", *pointers)
+    signature = dict.fromkeys(places, "*i64") | {"rows": "i32"} | dict.fromkeys(constants, "constexpr")
+    attributes = {(number,): [["tt.divisibility", 16]] for number in range(len(places))}
+    source = ASTSource(kernel, signature, constants, attrs=attributes)
     options = {"num_warps": warps, "enable_fp_fusion": False}
     if architecture.startswith("sm_"):
         return triton.compile(source, target=GPUTarget("cuda", int(architecture[3:]), 32), options=options)
@@ -154,6 +181,13 @@ def compile_copy(architecture: str, case: str) -> triton.compiler.CompiledKernel
         path, width, source, out = each.split()
         codes.append(copy.code_of(path, width == "wide", DTYPES[source], DTYPES[out]))
     return compile_kernel(copy._copy_kernel, {"CODES": tuple(codes)}, copy.num_warps(tuple(codes)), architecture)
+
+
+def compile_sums(architecture: str, case: str) -> triton.compiler.CompiledKernel:
+    """The kernel of the sums of fingerprints for rows of the paths that `case` has, joined by "+"."""
+    paths = sum(1 << fingerprint.PATHS[each] for each in case.split("+"))
+    constants = {"PATHS": paths}
+    return compile_kernel(fingerprint._box_sums_kernel, constants, fingerprint.NUM_WARPS, architecture, "sums_ptr")
 
 
 def compile_fill(architecture: str, kind: str, dtype: str) -> triton.compiler.CompiledKernel:
@@ -313,6 +347,22 @@ def measure_copy(case: tuple[str, str]) -> CopyFigures:
     return CopyFigures(triton.__version__, *case, len(path), *counts, *lanes, registers, spilled)
 
 
+def measure_sums(case: tuple[str, str]) -> SumFigures:
+    """The figures of one case of the kernel of fingerprints."""
+    kernel = compile_sums(*case)
+    registers, spilled = resources(kernel)
+    if "cubin" not in kernel.asm:
+        wide = len(re.findall(r"\bglobal_load_dwordx4", kernel.asm["amdgcn"]))
+        return SumFigures(triton.__version__, *case, 0.0, 0.0, wide, registers, spilled)
+    sass = disassemble(kernel.asm["cubin"])
+    path = hot_path(sass, "LDG.E.128") if case[1] == "run" else []
+    words = fingerprint.BLOCK_WORDS / (32 * fingerprint.NUM_WARPS)
+    uniform = sum(bool(re.match(r"U[A-Z]", mnemonic(each))) for each in path)
+    wide = sum("LDG.E.128" in each for each in path or sass.splitlines())
+    each = round(len(path) / words, 2), round(uniform / words, 2)
+    return SumFigures(triton.__version__, *case, *each, wide, registers, spilled)
+
+
 def _lanes(ttgir: str) -> tuple[int, int]:
     """How many lanes lie side by side along the contiguous dimension of the last tile that is loaded, and stored."""
     layouts = dict(re.findall(r"^(#blocked\d*) = #ttg\.blocked<\{(.*?)\}>", ttgir, re.MULTILINE))
@@ -325,10 +375,16 @@ def _lanes(ttgir: str) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def measure_all(kernel: str) -> Iterator[Figures | CopyFigures]:
+KERNELS: dict[str, tuple[str, type, Callable[[Any], Any], tuple[tuple[str, ...], ...]]] = {
+    "fill": ("instructions.csv", Figures, measure, CASES),
+    "copy": ("copy_instructions.csv", CopyFigures, measure_copy, tuple((case,) for case in COPY_CASES)),
+    "fingerprint": ("fingerprint_instructions.csv", SumFigures, measure_sums, tuple((case,) for case in SUM_CASES)),
+}
+
+
+def measure_all(kernel: str) -> Iterator[Any]:
     """The figures of all cases of a kernel on all architectures."""
-    measured: Callable[[Any], Figures | CopyFigures] = measure if kernel == "fill" else measure_copy
-    own = CASES if kernel == "fill" else tuple((case,) for case in COPY_CASES)
+    _, _, measured, own = KERNELS[kernel]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         yield from pool.map(measured, [(architecture, *case) for architecture in ARCHITECTURES for case in own])
 
@@ -336,12 +392,10 @@ def measure_all(kernel: str) -> Iterator[Figures | CopyFigures]:
 def main() -> None:
     """Print or write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kernel", nargs="?", choices=("fill", "copy"), default="fill")
+    parser.add_argument("kernel", nargs="?", choices=tuple(KERNELS), default="fill")
     parser.add_argument("--write", action="store_true", help=f"write a file in {DATA.name}/ instead of printing")
     arguments = parser.parse_args()
-    name, kind = {"fill": ("instructions.csv", Figures), "copy": ("copy_instructions.csv", CopyFigures)}[
-        arguments.kernel
-    ]
+    name, kind, _, _ = KERNELS[arguments.kernel]
     rows = [asdict(each) for each in measure_all(arguments.kernel)]
     with (DATA / name).open("w", newline="") if arguments.write else sys.stdout as file:
         writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")

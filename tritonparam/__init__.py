@@ -34,6 +34,7 @@ with quiet_interrupt():  # torch takes seconds
 
 if TYPE_CHECKING:
     from tritonparam.checkpoint import LoadReport, SaveReport, load, save
+    from tritonparam.distributed import Fingerprint, ReplicaDifference, check_replicas, fingerprint
     from tritonparam.module import Ledger, declarations, deferred_init, ledger, materialize
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Constant",
     "Copy",
     "Fill",
+    "Fingerprint",
     "Generator",
     "Law",
     "Ledger",
@@ -49,16 +51,19 @@ __all__ = [
     "Parameter",
     "ParameterTuple",
     "Plan",
+    "ReplicaDifference",
     "SaveReport",
     "Tensor",
     "TruncatedNormal",
     "Uniform",
     "__version__",
+    "check_replicas",
     "copy_slices",
     "declarations",
     "deferred_init",
     "derive_key",
     "dtype",
+    "fingerprint",
     "get_generator",
     "get_seed",
     "initializer",
@@ -73,5 +78,6 @@ del begin
 __getattr__, __dir__ = lazily(
     __name__,
     dict.fromkeys(("Ledger", "declarations", "deferred_init", "ledger", "materialize"), "module")
-    | dict.fromkeys(("LoadReport", "SaveReport", "load", "save"), "checkpoint"),
+    | dict.fromkeys(("LoadReport", "SaveReport", "load", "save"), "checkpoint")
+    | dict.fromkeys(("Fingerprint", "ReplicaDifference", "check_replicas", "fingerprint"), "distributed"),
 )

@@ -93,7 +93,7 @@ def test_warmup_says_what_is_ready(run: Run) -> None:
     pytest.importorskip("numba")
     code, out, err = run("warmup")
     assert (code, err) == (0, "")
-    assert out.startswith("11 loops for this host ready, ")
+    assert out.startswith("12 loops for this host ready, ")
     code, out, err = run("warmup", "90")
     assert (code, out) == (2, "")
     assert err == "error: Invalid value: got 90; compute capabilities stand after --arch\n"

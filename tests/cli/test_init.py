@@ -22,7 +22,7 @@ pytest.importorskip("typer")
 
 from safetensors.torch import load_file
 
-from tritonparam import cli
+from tritonparam import cli, fingerprint
 from tritonparam.module.materialization import materialize
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -201,7 +201,7 @@ def test_a_terminal_shows_a_table_with_the_whole_digest(
     assert code == 0
     lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
     rows = dict(line.split(maxsplit=1) for line in lines[1:])
-    assert list(rows) == ["parameters", "bytes", "seconds", "GB/s", "digest"]
+    assert list(rows) == ["parameters", "bytes", "seconds", "GB/s", "digest", "fingerprint"]
     assert rows["digest"].strip() == json.loads((tmp_path / "m" / "tritonparam.json").read_text())["digest"]
 
 
@@ -211,7 +211,9 @@ def test_json_is_one_object_and_nothing_else(run: Run, tmp_path: Path) -> None:
     row = json.loads(out)
     assert out.count("\n") == 1
     assert (row["parameters"], row["bytes"], row["seed"], row["dtype"]) == (311872, 623744, 3, "float16")
-    assert row["digest"] == json.loads((tmp_path / "m" / "tritonparam.json").read_text())["digest"]
+    record = json.loads((tmp_path / "m" / "tritonparam.json").read_text())
+    assert row["digest"] == record["digest"]
+    assert row["fingerprint"] == record["fingerprint"] == fingerprint(tmp_path / "m").total
     assert row["files"] == ["model.safetensors"]
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("typer")
 
 from safetensors.torch import load_file, save_file
 
-from tritonparam import stream
+from tritonparam import fingerprint, stream
 from tritonparam.checkpoint.files import RECORD_NAME
 from tritonparam.cli.init.job import Job
 from tritonparam.cli.init.writing import write_checkpoint
@@ -236,7 +236,7 @@ def test_without_a_record_the_config_says_what_to_expect(run: Run, tmp_path: Pat
     assert (code, err, values["ok"], values["source"]) == (0, "", True, "config.json")
     rows = {row["name"]: row for row in values["tensors"]}
     assert rows["model.embed_tokens.weight"]["expected"] == "normal(0, 0.02)"
-    assert rows["model.norm.weight"] | {"sha256": ""} == {
+    assert rows["model.norm.weight"] | {"sha256": "", "fingerprint": ""} == {
         "name": "model.norm.weight",
         "shape": [64],
         "dtype": "bfloat16",
@@ -246,6 +246,7 @@ def test_without_a_record_the_config_says_what_to_expect(run: Run, tmp_path: Pat
         "max": 1.0,
         "expected": "constant(1)",
         "sha256": "",
+        "fingerprint": "",
         "verdict": "ok",
     }
     (tmp_path / "m" / "config.json").unlink()
@@ -261,7 +262,8 @@ def test_the_table_has_a_line_for_every_tensor(run: Run, tmp_path: Path) -> None
     lines = out.splitlines()
     assert lines[0].split() == ["tensor", "shape", "dtype", "mean", "std", "min", "max", "expected", "verdict"]
     assert [line.split()[0] for line in lines[1:3]] == ["a", "b"]
-    assert lines[-1] == "2 tensors against tritonparam.json: all ok"
+    assert lines[-2] == "2 tensors against tritonparam.json: all ok"
+    assert re.fullmatch("fingerprint [0-9a-f]{32}", lines[-1])
 
 
 def test_a_narrow_terminal_loses_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +301,7 @@ def test_a_picture_that_cannot_be_written_costs_no_table(run: Run, tmp_path: Pat
     folder = checkpoint(tmp_path / "m", entry("u", (900,), LAWS[2]))
     code, out, err = run("inspect", folder, "--plot", tmp_path / "absent" / "p.png")
     assert code == 1
-    assert out.endswith("1 tensors against tritonparam.json: all ok\n")
+    assert "1 tensors against tritonparam.json: all ok\n" in out
     assert err.endswith("No such file or directory\n")
 
 
@@ -317,3 +319,21 @@ def test_nothing_to_plot_is_an_error(tmp_path: Path) -> None:
     inspection = inspect_checkpoint(checkpoint(tmp_path / "m", entry("c", (9,), stream.Constant(1.0))))
     with pytest.raises(Exception, match="nothing to plot"):
         plot_inspection(inspection, tmp_path / "p.png", "m")
+
+
+def test_the_fingerprint_is_that_of_what_is_there(run: Run, tmp_path: Path) -> None:
+    """In all and of each tensor; a record that says another one is found out."""
+    folder = checkpoint(tmp_path / "m", entry("a", (30, 20), LAWS[0]), entry("b", (600,), LAWS[0]))
+    want = fingerprint(folder)
+    values = json.loads(run("inspect", folder, "--json")[1])
+    assert values["fingerprint"] == want.total
+    assert {row["name"]: row["fingerprint"] for row in values["tensors"]} == want.tensors
+    assert run("inspect", folder)[1].splitlines()[-1] == f"fingerprint {want.total}"
+    record = json.loads((folder / RECORD_NAME).read_text())
+    assert record["fingerprint"] == want.total
+    a, b = (record["tensors"][name] for name in "ab")
+    a["fingerprint"], b["fingerprint"] = b["fingerprint"], a["fingerprint"]  # of one total
+    (folder / RECORD_NAME).write_text(json.dumps(record))
+    code, out, _ = run("inspect", folder)
+    assert code == 1
+    assert out.count("another fingerprint than the record says") == 2

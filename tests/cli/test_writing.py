@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from tests.cli.jobs import NORMAL, entry, job, write
-from tritonparam import stream
+from tritonparam import fingerprint, stream
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
 from tritonparam.checkpoint.files import INDEX_NAME, RECORD_NAME, hash_tensor, read_header
 from tritonparam.cli.init.job import Job
@@ -127,7 +127,10 @@ def test_a_run_cut_short_is_continued(tmp_path: Path) -> None:
     left = {path.name for path in (tmp_path / "out.partial" / "weights").iterdir()}
     assert not {"config.json", INDEX_NAME, RECORD_NAME} & left
     got = write(job(1000, scale=5), tmp_path / "out")
-    assert (got.digest, got.shards) == (want.digest, want.shards)
+    assert (got.digest, got.fingerprint, got.shards) == (want.digest, want.fingerprint, want.shards)
+    records = [json.loads((tmp_path / name / RECORD_NAME).read_text()) for name in ("out", "whole")]
+    assert records[0]["tensors"] == records[1]["tensors"]
+    assert records[0]["fingerprint"] == want.fingerprint == fingerprint(tmp_path / "out").total
     assert got.reused >= 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
 

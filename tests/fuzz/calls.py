@@ -18,6 +18,7 @@ from tritonparam import (
     Constant,
     Copy,
     Fill,
+    Fingerprint,
     Generator,
     Normal,
     Parameter,
@@ -26,10 +27,12 @@ from tritonparam import (
     Tensor,
     TruncatedNormal,
     Uniform,
+    check_replicas,
     copy_slices,
     declarations,
     deferred_init,
     derive_key,
+    fingerprint,
     ledger,
     load,
     materialize,
@@ -312,10 +315,33 @@ FILES: dict[str, Call] = {
         errors=(CheckpointError, OSError, RuntimeError),
     ),
 }
+FILES["fingerprint"] = Call(
+    fingerprint,
+    {
+        "target": lambda: torch.nn.Linear(3, 2),
+        "group": fixed(None),
+        "backend": fixed("numpy"),
+        "progress": fixed(False),
+    },
+    other_names=("parameters", "path", "source", "name", "exist", "checkpoint", "File name"),
+    errors=(CheckpointError, OSError),
+)
+FILES["fingerprint of a file"] = Call(
+    fingerprint,
+    {"target": lambda: folder() / "m.safetensors", "group": fixed(None), "progress": fixed(False)},
+    other_names=("parameters", "path", "source", "name", "exist", "checkpoint", "File name"),
+    errors=(CheckpointError, OSError),
+)
+MODULES["check_replicas"] = Call(
+    check_replicas,
+    {"target": lambda: torch.nn.Linear(3, 2), "group": fixed(None), "backend": fixed("numpy")},
+    other_names=("parameters", "source", "name"),
+)
+CALLS["Fingerprint.of"] = Call(Fingerprint.of, {"tensors": fixed({"w": "0" * 32})}, other_names=("digests",))
 CALLS |= MODULES | FILES
 # What `tritonparam.__all__` has and no call above covers: it takes no arguments, or is not a call.
 WITHOUT_ARGUMENTS = {"Law", "__version__", "dtype", "get_generator", "get_seed", "initializer", "deferred_init"}
-RESULTS = {"Ledger", "LoadReport", "SaveReport"}
+RESULTS = {"Ledger", "LoadReport", "ReplicaDifference", "SaveReport"}
 
 
 def covered() -> set[str]:

@@ -5,7 +5,7 @@ What a checkpoint is to hold before there is a model, and whether it holds that,
 
 from __future__ import annotations
 
-from tritonparam.checkpoint.disk import PartialFolder, check_target, replace_file, write_file
+from tritonparam.checkpoint.disk import PartialFolder, as_path, check_target, replace_file, write_file
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
 from tritonparam.checkpoint.files import (
     INDEX_NAME,
@@ -21,9 +21,11 @@ from tritonparam.checkpoint.format import METADATA_KEY
 from tritonparam.checkpoint.json_files import first_repeated, parse_json_object, read_json_object
 from tritonparam.checkpoint.loading import load
 from tritonparam.checkpoint.matching import LoadReport
-from tritonparam.checkpoint.progress import ProgressBar
+from tritonparam.checkpoint.progress import ProgressBar, check_progress
 from tritonparam.checkpoint.saving import SaveReport, save
 from tritonparam.checkpoint.shards import find_files, in_groups, index_text, shard_names
+from tritonparam.checkpoint.stored import Checkpoint, StoredTensor, whole_box
+from tritonparam.checkpoint.targets import Slot, Target, listed, slots_of
 from tritonparam.checkpoint.units import FLOAT_DTYPES, dtype_name, format_size, parse_dtype, parse_size
 
 __all__ = [
@@ -31,13 +33,19 @@ __all__ = [
     "INDEX_NAME",
     "METADATA_KEY",
     "RECORD_NAME",
+    "Checkpoint",
     "CheckpointError",
     "Extent",
     "LoadReport",
     "PartialFolder",
     "ProgressBar",
     "SaveReport",
+    "Slot",
+    "StoredTensor",
+    "Target",
     "UsageError",
+    "as_path",
+    "check_progress",
     "check_target",
     "dtype_name",
     "encode_header",
@@ -48,6 +56,7 @@ __all__ = [
     "in_groups",
     "index_text",
     "lay_out",
+    "listed",
     "load",
     "parse_dtype",
     "parse_json_object",
@@ -58,5 +67,7 @@ __all__ = [
     "replace_file",
     "save",
     "shard_names",
+    "slots_of",
+    "whole_box",
     "write_file",
 ]

@@ -44,6 +44,7 @@ class Slot:
         declaration: What a deferred tensor of a module is to hold.
         expected: Whether a checkpoint is to have it.
         mine: Whether this process is the one to write it; None where others may hold the same and nobody knows.
+        mesh: The device mesh of a DTensor.
     """
 
     names: tuple[str, ...]
@@ -55,6 +56,7 @@ class Slot:
     declaration: Declaration | None = None
     expected: bool = True
     mine: bool | None = None
+    mesh: Any = None
 
     @property
     def name(self) -> str:
@@ -142,7 +144,9 @@ def _dtensor_slot(names: tuple[str, ...], tensor: Any) -> Slot:
     local = tensor.detach().to_local()
     coordinate = mesh.get_coordinate()
     if coordinate is None:  # this process is not in the mesh and holds nothing
-        return Slot(names, shape, Box((0,) * len(shape), (0,) * len(shape)), tensor.dtype, values=local, mine=False)
+        return Slot(
+            names, shape, Box((0,) * len(shape), (0,) * len(shape)), tensor.dtype, values=local, mine=False, mesh=mesh
+        )
     try:
         box = mesh_box((mesh, placements), shape)
     except ValueError as error:
@@ -153,7 +157,7 @@ def _dtensor_slot(names: tuple[str, ...], tensor: Any) -> Slot:
             f"{tuple(local.shape)}, not {box.sizes}"
         )
     first = all(not each.is_replicate() or not at for each, at in zip(placements, coordinate, strict=True))
-    return Slot(names, shape, box, tensor.dtype, values=local, mine=first)
+    return Slot(names, shape, box, tensor.dtype, values=local, mine=first, mesh=mesh)
 
 
 def lay_slots(slots: Iterable[Slot], layouts: Any, rank: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `init` writes a fresh checkpoint, `inspect` checks one, `plan` looks ahead, `warmup` compiles."""
+"""The command line: `init` writes a checkpoint, `inspect` checks one, `diff` compares two, `plan` looks ahead."""
 
 from __future__ import annotations
 
@@ -52,6 +52,14 @@ PLAN_EXAMPLES = """[bold]Examples[/bold]
   tritonparam plan examples/llama-3.1-405b.json --mesh pp=8,dp_shard=16,tp=8 --rank 512 --plot ranks.png
 
   tritonparam plan mypackage.models:build --mesh tp=4 --tp-plan tp.json --dtype bf16 --json
+"""
+DIFF_EXAMPLES = """[bold]Examples[/bold]
+
+  tritonparam diff run1/step-1000 run2/step-1000
+
+  tritonparam diff gpt2-seed0/tritonparam.json gpt2-copy
+
+  tritonparam diff a.safetensors b.safetensors --json
 """
 WARMUP_EXAMPLES = """[bold]Examples[/bold]
 
@@ -232,6 +240,30 @@ def plan(
         from tritonparam.cli.plan import plot_plan
 
         plot_plan(planned, plot)
+
+
+@app.command(epilog=DIFF_EXAMPLES)
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint, or a record.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Name the tensors that A and B do not have alike, and say by how much their elements differ; exit 1 if there are.
+
+    A checkpoint is a safetensors file, an index, or a folder with either or with shards of any cut. A record is the
+    tritonparam.json that init writes, which holds fingerprints: with one, only which tensors differ is said.
+    """
+    from tritonparam.cli.diff import differences, differences_json, print_differences
+
+    imported()
+    found = differences(first, second, quiet=as_json)
+    if as_json:
+        typer.echo(differences_json(found, first, second))
+    else:
+        print_differences(found)
+    if found:
+        raise typer.Exit(1)
 
 
 @app.command(epilog=WARMUP_EXAMPLES)

@@ -30,6 +30,7 @@ from tritonparam.checkpoint import (
 from tritonparam.cli.record_checks import (
     MOST_BYTES,
     as_digest,
+    as_fingerprint,
     as_int,
     as_ints,
     as_mapping,
@@ -41,6 +42,7 @@ from tritonparam.cli.record_checks import (
     check_versions,
     check_view,
 )
+from tritonparam.distributed import Fingerprint
 from tritonparam.module import BoxLaw
 from tritonparam.plan import Fill
 from tritonparam.stream import STREAM_VERSION, law_from_json, law_to_json
@@ -119,11 +121,13 @@ class Record:
         entries: The tensors.
         digests: The sha256 of each tensor's bytes by name.
         settings: The rest of the JSON object: seed, dtype, max_shard_size, spec, files, versions.
+        fingerprint: That of the tensors; None in a record from before there were any.
     """
 
     entries: tuple[Entry, ...]
     digests: dict[str, str]
     settings: dict[str, Any]
+    fingerprint: Fingerprint | None = None
 
 
 def checkpoint_digest(entries: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], digests: Mapping[str, str]) -> str:
@@ -179,7 +183,7 @@ def _box_to_json(box: BoxLaw, origin: Origin | None) -> dict[str, Any]:
 
 
 def entry_from_json(name: str, row: object) -> Entry:
-    """The tensor that `entry_to_json` described; a sha256 in it is left to others.
+    """The tensor that `entry_to_json` described; a sha256 and a fingerprint in it are left to others.
 
     Raises:
         ValueError: The object is not such a description, or one of no tensor that could be made.
@@ -187,7 +191,7 @@ def entry_from_json(name: str, row: object) -> Entry:
     where = f"the tensor {shown(name)}"
     if name in ("", METADATA_KEY):
         raise ValueError(f"{where} must have a name that a file can have")
-    values = as_mapping(row, where, _ROW, ("sha256",))
+    values = as_mapping(row, where, _ROW, ("sha256", "fingerprint"))
     dtype = _dtype_from_json(values["dtype"], f"the dtype of {where}")
     shape = as_ints(values["shape"], f"the shape of {where}")
     check_size(shape, dtype.itemsize, f"the shape of {where}")
@@ -273,13 +277,16 @@ def _numbers(law: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def record_text(settings: Mapping[str, Any], entries: tuple[Entry, ...], digests: Mapping[str, str]) -> str:
+def record_text(
+    settings: Mapping[str, Any], entries: tuple[Entry, ...], digests: Mapping[str, str], fingerprint: Fingerprint
+) -> str:
     """The record of a finished checkpoint as JSON text, one line for each tensor."""
     head = {RECORD_KEY: RECORD_VERSION, "stream": STREAM_VERSION, "versions": versions(), **settings}
     head["digest"] = checkpoint_digest({entry.name: (entry.dtype, entry.shape) for entry in entries}, digests)
+    head["fingerprint"] = fingerprint.total
+    found = {name: {"sha256": digests[name], "fingerprint": own} for name, own in fingerprint.tensors.items()}
     rows = ",\n".join(
-        f"    {json.dumps(entry.name)}: {json.dumps(entry_to_json(entry) | {'sha256': digests[entry.name]})}"
-        for entry in entries
+        f"    {json.dumps(entry.name)}: {json.dumps(entry_to_json(entry) | found[entry.name])}" for entry in entries
     )
     return json.dumps(head, indent=2).removesuffix("\n}") + ',\n  "tensors": {\n' + rows + "\n  }\n}\n"
 
@@ -302,7 +309,7 @@ def parse_record(values: Mapping[str, Any], path: Path) -> Record:
 
 
 def _record_from_json(values: Mapping[str, Any]) -> Record:
-    as_mapping(values, "it", (RECORD_KEY, "stream", "digest", "tensors", *_SETTINGS))
+    as_mapping(values, "it", (RECORD_KEY, "stream", "digest", "tensors", *_SETTINGS), ("fingerprint",))
     settings = {key: values[key] for key in _SETTINGS}
     as_int(settings["seed"], "the seed", 0, 2**64 - 1)
     as_int(settings["max_shard_size"], "max_shard_size", 1, MOST_BYTES)
@@ -325,7 +332,23 @@ def _record_from_json(values: Mapping[str, Any]) -> Record:
     want = checkpoint_digest({entry.name: (entry.dtype, entry.shape) for entry in entries}, digests)
     if as_digest(values["digest"], "the digest") != want:
         raise ValueError("its digest is not that of its tensors")
-    return Record(entries, digests, settings)
+    return Record(entries, digests, settings, _fingerprint_from_json(values, rows))
+
+
+def _fingerprint_from_json(values: Mapping[str, Any], rows: Mapping[str, Any]) -> Fingerprint | None:
+    """The fingerprint of all tensors, which all have one or, in a record from before there were any, none."""
+    if "fingerprint" not in values and not any("fingerprint" in row for row in rows.values()):
+        return None
+    total = as_fingerprint(values.get("fingerprint"), "the fingerprint")
+    found = Fingerprint.of(
+        {
+            name: as_fingerprint(row.get("fingerprint"), f"the fingerprint of {shown(name)}")
+            for name, row in rows.items()
+        }
+    )
+    if found.total != total:
+        raise ValueError("its fingerprint is not that of its tensors")
+    return found
 
 
 def _check_file(name: str, content: str) -> None:

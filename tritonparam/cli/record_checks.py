@@ -18,6 +18,7 @@ MOST_DIMENSIONS = 64
 MOST_BOXES = 10_000  # of one tensor: they are compared with each other
 MOST_BYTES = 2**63 - 1
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 
 
 def as_mapping(value: object, where: str, required: Iterable[str] = (), optional: Iterable[str] = ()) -> dict[str, Any]:
@@ -72,6 +73,13 @@ def as_digest(value: object, where: str) -> str:
     """`value` if it is a sha256 in lower-case hexadecimal digits."""
     if not isinstance(value, str) or not _DIGEST.fullmatch(value):
         raise ValueError(f"{where} must have 64 hexadecimal digits, got {shown(value)}")
+    return value
+
+
+def as_fingerprint(value: object, where: str) -> str:
+    """`value` if it is a fingerprint in lower-case hexadecimal digits."""
+    if not isinstance(value, str) or not _FINGERPRINT.fullmatch(value):
+        raise ValueError(f"{where} must have 32 hexadecimal digits, got {shown(value)}")
     return value
 
 

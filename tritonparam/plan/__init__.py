@@ -9,6 +9,7 @@ from __future__ import annotations
 from tritonparam.plan.arrays import view_of_array
 from tritonparam.plan.backends import CompileStep, Launches, kernels_ahead, launches_of, loops_ahead, resolve_backend
 from tritonparam.plan.box_set import BoxSet
+from tritonparam.plan.box_sum import Sum
 from tritonparam.plan.boxes import as_box, box_in, box_of_box, meeting_pair, meets_any
 from tritonparam.plan.copy import CAST_DTYPES, Copy, CopyColumns
 from tritonparam.plan.devices import MissingDeviceError, checked_device, named_device
@@ -25,6 +26,7 @@ from tritonparam.plan.memory import (
     overlap,
 )
 from tritonparam.plan.plan import Plan
+from tritonparam.plan.summing import sums
 from tritonparam.plan.views import Box, Placement, View, apart, cut_boxes, placement
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "MissingDeviceError",
     "Placement",
     "Plan",
+    "Sum",
     "View",
     "apart",
     "as_box",
@@ -64,5 +67,6 @@ __all__ = [
     "overlap",
     "placement",
     "resolve_backend",
+    "sums",
     "view_of_array",
 ]

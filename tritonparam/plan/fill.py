@@ -69,7 +69,7 @@ class Fill:
             return
         self.shape = sizes if shape is None else integers("shape", shape)
         self.offsets = (0,) * len(self.shape) if offsets is None else integers("offsets", offsets)
-        _check_box(self.shape, self.offsets, sizes)
+        check_box(self.shape, self.offsets, sizes)
         self.run_start = contiguous_start(self.shape, self.offsets, sizes) if is_contiguous else None
 
     def __repr__(self) -> str:
@@ -98,11 +98,16 @@ def check_law(law: Law, dtype: torch.dtype) -> None:
         float32_bounds(law)  # are there any?
 
 
-def _check_box(shape: tuple[int, ...], offsets: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+def check_box(shape: tuple[int, ...], offsets: tuple[int, ...], sizes: tuple[int, ...], argument: str = "out") -> None:
+    """Let boxes pass that lie in a tensor of `shape`; `argument` is what the tensor of the box is called.
+
+    Raises:
+        ValueError: It does not, or the tensor is larger than 2**63 elements.
+    """
     if not len(shape) == len(offsets) == len(sizes):
         raise ValueError(
-            f"shape, offsets and out must have the same rank, got {shown(shape)}, {shown(offsets)} "
-            f"and out of shape {sizes}"
+            f"shape, offsets and {argument} must have the same rank, got {shown(shape)}, {shown(offsets)} "
+            f"and {argument} of shape {sizes}"
         )
     if math.prod(shape) > 2**63:
         raise ValueError(f"shape must come to at most 2**63 elements, got {shown(shape)}")

@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING
 
 from tritonparam._lazy import lazily
 from tritonparam.stream.constant import SIGNED_BY_WIDTH, constant_bits, constant_tensor
+from tritonparam.stream.fingerprint import (
+    FINGERPRINT_VERSION,
+    fingerprint_digest,
+    fingerprint_key,
+    fingerprint_total,
+)
 from tritonparam.stream.generator import Generator, get_generator, get_seed, set_seed
 from tritonparam.stream.index import contiguous_start, flat_index
 from tritonparam.stream.key import STREAM_VERSION, derive_key, derive_keys
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
     from tritonparam.stream.lowering import lower_normal, lower_truncated_normal, lower_uniform
 
 __all__ = [
+    "FINGERPRINT_VERSION",
     "LAWS",
     "SIGNED_BY_WIDTH",
     "STREAM_VERSION",
@@ -42,6 +49,9 @@ __all__ = [
     "contiguous_start",
     "derive_key",
     "derive_keys",
+    "fingerprint_digest",
+    "fingerprint_key",
+    "fingerprint_total",
     "flat_index",
     "float32_bounds",
     "get_generator",

@@ -37,7 +37,7 @@ def derive_key(seed: int, name: str, occurrence: int = 0) -> int:
         >>> hex(derive_key(0, "w"))
         '0xba050188b13cfbb3'
     """
-    return int.from_bytes(hashlib.blake2b(_head(seed, occurrence) + _text(name), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(_head(seed, occurrence) + text_of(name), digest_size=8).digest(), "little")
 
 
 def derive_keys(seed: int, names: Sequence[str], occurrences: Sequence[int]) -> npt.NDArray[np.uint64]:
@@ -65,7 +65,7 @@ def derive_keys(seed: int, names: Sequence[str], occurrences: Sequence[int]) -> 
     heads = {occurrence: _head(seed, occurrence) for occurrence in {*occurrences}}
     blake2b = hashlib.blake2b
     digests = [
-        blake2b(heads[occurrence] + _text(name), digest_size=8).digest()
+        blake2b(heads[occurrence] + text_of(name), digest_size=8).digest()
         for name, occurrence in zip(names, occurrences, strict=True)
     ]
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64, copy=False)
@@ -86,8 +86,13 @@ def _head(seed: int, occurrence: int) -> bytes:
         raise
 
 
-def _text(name: str) -> bytes:
-    """The bytes of a name."""
+def text_of(name: str) -> bytes:
+    """The bytes of a name.
+
+    Raises:
+        TypeError: It is not a string.
+        ValueError: It holds lone surrogates.
+    """
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, {got(name)}")
     try:

@@ -107,6 +107,6 @@ def test_rounding(dtype: str) -> None:
 
 def test_every_loop_is_tested_here() -> None:
     tested = {"words", "uniform", "normal", "truncated_normal", "truncated_normal_with_tail"}
-    assert tested | {f"{dtype}_bits" for dtype in ROUNDED} | {"boxes"} == set(LOOPS)
+    assert tested | {f"{dtype}_bits" for dtype in ROUNDED} | {"boxes", "sums"} == set(LOOPS)
     kinds = {law.kind + "_with_tail" * lower_truncated_normal(law).has_tail for law in LAWS if "truncated" in law.kind}
     assert kinds == {"truncated_normal", "truncated_normal_with_tail"}

@@ -18,7 +18,10 @@ import torch
 
 from tritonparam.cli.init.job import Job
 from tritonparam.cli.init.pieces import Part, Shard, Source, pieces_of
-from tritonparam.plan import ask_for_huge_pages
+from tritonparam.cli.record import Entry
+from tritonparam.distributed import dtype_text
+from tritonparam.plan import Box, Sum, ask_for_huge_pages, sums
+from tritonparam.stream import fingerprint_digest, fingerprint_key
 
 PIECE = 1 << 23  # bytes: a core's share of the cache, and many times what handing it over costs
 AHEAD = 4  # pieces in memory: one that is made, those that are hashed, one that is written
@@ -32,6 +35,9 @@ class Making:
     """The bytes of a job's shards, made while earlier ones are written; memory holds AHEAD pieces of them.
 
     A context manager, whose end ends its threads. What goes wrong in one of them is raised to who asks for bytes.
+
+    Attributes:
+        fingerprints: Of each tensor whose digest has been asked for.
 
     Args:
         job: What is made.
@@ -55,6 +61,7 @@ class Making:
         self._ready: queue.SimpleQueue[memoryview | BaseException] = queue.SimpleQueue()
         self._readers: list[list[Future[None]]] = [[] for _ in range(AHEAD)]
         self._hashes: dict[str, _Hash] = {}
+        self.fingerprints: dict[str, str] = {}
         self._hashing: dict[str, list[Future[None]]] = {shard.name: [] for shard in self._shards}
         self._pools = [ThreadPoolExecutor(1) for _ in range(min(_HASHERS, os.cpu_count() or 1))]
         self._loads = [0] * len(self._pools)  # bytes that each has or had to hash
@@ -92,10 +99,14 @@ class Making:
             self._free.release()
 
     def digests(self, shard: Shard) -> dict[str, str]:
-        """The sha256 of each tensor of `shard`, all of whose parts have been asked for."""
+        """The sha256 of each tensor of `shard`, all of whose parts have been asked for; `fingerprints` gets theirs."""
         for each in self._hashing.pop(shard.name):
             each.result()
-        return {entry.name: self._hashes.pop(entry.name, _Hash()).total.hexdigest() for entry in shard.entries}
+        found = {}
+        for entry in shard.entries:
+            state = self._hashes.pop(entry.name, None) or _Hash(entry)
+            found[entry.name], self.fingerprints[entry.name] = state.total.hexdigest(), state.fingerprint()
+        return found
 
     def _make(self) -> None:
         try:
@@ -137,24 +148,36 @@ class Making:
 
     def _hash(self, piece: list[Part], data: memoryview) -> list[Future[None]]:
         """Hash a piece: of one tensor, one thread has all parts, in order."""
-        work: dict[int, list[tuple[_Hash, memoryview]]] = {}
+        work: dict[int, list[tuple[_Hash, Box, memoryview]]] = {}
         for part in piece:
             state = self._hashes.get(part.entry.name)
             if state is None:
                 least = min(range(len(self._pools)), key=self._loads.__getitem__)
                 self._loads[least] += part.entry.nbytes
-                state = self._hashes[part.entry.name] = _Hash(least)
-            work.setdefault(state.pool, []).append((state, data[part.start : part.stop]))
+                state = self._hashes[part.entry.name] = _Hash(part.entry, least)
+            work.setdefault(state.pool, []).append((state, part.box, data[part.start : part.stop]))
         return [self._pools[pool].submit(_update, each) for pool, each in work.items()]
 
 
 class _Hash:
-    """The hash of what there is of a tensor so far, and the number of the thread that makes it."""
+    """The hash and the sums of what there is of a tensor so far, and the number of the thread that makes them."""
 
-    def __init__(self, pool: int = 0) -> None:
+    def __init__(self, entry: Entry, pool: int = 0) -> None:
         self.total, self.pool = hashlib.sha256(), pool
+        self._entry, self._key, self._sums = entry, fingerprint_key(entry.name), [0, 0]
+
+    def update(self, box: Box, data: memoryview) -> None:
+        """See the bytes of a box, the next in the order of the file."""
+        self.total.update(data)
+        values = torch.frombuffer(data, dtype=self._entry.dtype).view(box.sizes)
+        (own,) = sums([Sum(values, self._key, self._entry.shape, box.offsets)])
+        self._sums = [(one + int(other)) % 2**64 for one, other in zip(self._sums, own, strict=True)]
+
+    def fingerprint(self) -> str:
+        """That of the tensor, all of which has been seen."""
+        return fingerprint_digest(self._entry.name, dtype_text(self._entry.dtype), self._entry.shape, self._sums)
 
 
-def _update(work: list[tuple[_Hash, memoryview]]) -> None:
-    for state, data in work:
-        state.total.update(data)
+def _update(work: list[tuple[_Hash, Box, memoryview]]) -> None:
+    for state, box, data in work:
+        state.update(box, data)

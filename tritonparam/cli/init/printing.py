@@ -34,6 +34,7 @@ def print_written(written: Written, out: Path) -> None:
     table.add_row("seconds", f"{written.seconds:.2f}")
     table.add_row("GB/s", f"{written.gb_per_s:.2f}")
     table.add_row("digest", written.digest)
+    table.add_row("fingerprint", written.fingerprint)
     console.print(table)
 
 
@@ -74,6 +75,7 @@ def written_json(job: Job, written: Written, out: Path, *, report: bool = False)
         "seconds": round(written.seconds, 6),
         "gb_per_s": round(written.gb_per_s, 6),
         "digest": written.digest,
+        "fingerprint": written.fingerprint,
         "seed": job.seed,
         "dtype": job.settings["dtype"],
         "files": list(written.shards),

@@ -25,6 +25,7 @@ from tritonparam.cli.init.making import Making
 from tritonparam.cli.init.pieces import Shard, split
 from tritonparam.cli.init.workspace import Workspace
 from tritonparam.cli.record import checkpoint_digest, record_text
+from tritonparam.distributed import Fingerprint, fingerprint
 from tritonparam.plan import MissingDeviceError, checked_device
 
 Progress = Callable[[int], None]
@@ -40,6 +41,7 @@ class Written:
         nbytes: The bytes of all tensors.
         seconds: How long writing took.
         digest: `checkpoint_digest` of the whole.
+        fingerprint: That of the whole.
         shards: The names of the weight files.
         reused: How many of them an earlier, interrupted run had finished.
     """
@@ -49,6 +51,7 @@ class Written:
     nbytes: int
     seconds: float
     digest: str
+    fingerprint: str
     shards: tuple[str, ...]
     reused: int
 
@@ -92,6 +95,7 @@ def write_checkpoint(
     shards = split(job.entries, job.settings["max_shard_size"])
     names = _names(job, shards)
     digests: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     reused = 0
     with Workspace(out, overwrite) as workspace:
         workspace.open(job.identity(), names)
@@ -102,6 +106,7 @@ def write_checkpoint(
                 todo.append(shard)
                 continue
             reused += 1
+            fingerprints |= fingerprint(workspace.folder / shard.name, progress=False).tensors
             if progress is not None:
                 progress(shard.nbytes)
             _compare(job, found, workspace)
@@ -114,12 +119,14 @@ def write_checkpoint(
                 workspace.mark_finished(shard.name, made)
                 _compare(job, made, workspace)
                 digests |= made
-        _write_companions(job, shards, digests, workspace.folder)
+            fingerprints |= making.fingerprints
+        whole = Fingerprint.of(fingerprints)
+        _write_companions(job, shards, digests, whole, workspace.folder)
         workspace.publish(names)
     digest = checkpoint_digest({entry.name: (entry.dtype, entry.shape) for entry in job.entries}, digests)
     seconds = time.perf_counter() - begin
     written = tuple(shard.name for shard in shards)
-    return Written(job.parameters, len(job.entries), job.nbytes, seconds, digest, written, reused)
+    return Written(job.parameters, len(job.entries), job.nbytes, seconds, digest, whole.total, written, reused)
 
 
 def _names(job: Job, shards: list[Shard]) -> list[str]:
@@ -171,14 +178,16 @@ def _compare(job: Job, digests: dict[str, str], workspace: Workspace) -> None:
         raise CheckpointError(f"{names}: other bytes than the record promises; it was made with other versions")
 
 
-def _write_companions(job: Job, shards: list[Shard], digests: dict[str, str], folder: Path) -> None:
+def _write_companions(
+    job: Job, shards: list[Shard], digests: dict[str, str], fingerprint: Fingerprint, folder: Path
+) -> None:
     """Write all files but the weights; the record, which says that everything is there, last."""
     texts = {}
     if len(shards) > 1:
         weight_map = {entry.name: shard.name for shard in shards for entry in shard.entries}
         texts[INDEX_NAME] = index_text(weight_map, job.parameters, job.nbytes)
     texts |= job.settings["files"]
-    texts[RECORD_NAME] = record_text(job.settings, job.entries, digests)
+    texts[RECORD_NAME] = record_text(job.settings, job.entries, digests, fingerprint)
     for name, text in texts.items():
         write_file(folder / name, [text.encode()])
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tritonparam._arguments import shown
@@ -24,9 +25,10 @@ from tritonparam.checkpoint import (
 )
 from tritonparam.cli.inspect.expected import describe
 from tritonparam.cli.inspect.stats import TESTS, Group, Moments
-from tritonparam.cli.record import Entry, checkpoint_digest, parse_record, read_json
-from tritonparam.plan import Box, cut_boxes
-from tritonparam.stream import flat_index
+from tritonparam.cli.record import Entry, Record, checkpoint_digest, parse_record, read_json
+from tritonparam.distributed import dtype_text
+from tritonparam.plan import Box, Sum, cut_boxes, sums
+from tritonparam.stream import fingerprint_digest, fingerprint_key, fingerprint_total, flat_index
 
 FALSE_ALARM = 1e-6
 _PIECE = 1 << 18
@@ -44,6 +46,7 @@ class Report:
         moments: The statistics of all its numbers.
         groups: The same for the numbers of each law.
         digest: The sha256 of its bytes.
+        fingerprint: That of what is there, under the name that it has there.
         problems: What disagrees; empty where all is well.
     """
 
@@ -54,6 +57,7 @@ class Report:
     moments: Moments = field(default_factory=Moments)
     groups: list[Group] = field(default_factory=list)
     digest: str = ""
+    fingerprint: str = ""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -75,6 +79,7 @@ class Report:
             "max": numbers["high"],
             "expected": self.expected,
             "sha256": self.digest or None,
+            "fingerprint": self.fingerprint or None,
             "verdict": self.verdict,
         }
 
@@ -87,11 +92,13 @@ class Inspection:
         reports: Its tensors, in the order of the model.
         source: The file that the expectations come from.
         digest: `checkpoint_digest` of what is there; None where tensors are missing.
+        fingerprint: Of what is there, in all; None likewise.
     """
 
     reports: list[Report]
     source: str
     digest: str | None
+    fingerprint: str | None
 
     @property
     def ok(self) -> bool:
@@ -116,7 +123,7 @@ def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = No
         CheckpointError: A file is damaged, or the model of a configuration cannot be built.
     """
     stored = _stored(folder)
-    entries, digests, source = _expectations(folder)
+    entries, record, source = _expectations(folder)
     reports = []
     for entry in entries:
         names = [name for name in (entry.name, *entry.aliases) if name in stored.tensors or name in stored.unreadable]
@@ -127,17 +134,18 @@ def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = No
         elif names[0] in stored.unreadable:
             report.problems.append(f"cannot be read: {stored.unreadable.pop(names[0])[1]}")
         else:
-            _read(report, entry, *stored.tensors.pop(names[0]), progress)
+            _read(report, entry, names[0], *stored.tensors.pop(names[0]), progress)
     for name, (path, why) in stored.unreadable.items():
         raise CheckpointError(f"{path}: {shown(name)} is not in the model and cannot be read: {why}")
     for name, (_, _, extent) in stored.tensors.items():
         reports.append(Report(name, extent.dtype, extent.shape, "nothing", problems=["not in the model"]))
-    _judge(reports, digests)
-    digest = None
+    _judge(reports, record)
+    digest = total = None
     if all(report.digest for report in reports):
         rows = {report.name: (report.dtype, report.shape) for report in reports}
         digest = checkpoint_digest(rows, {report.name: report.digest for report in reports})
-    return Inspection(reports, source, digest)
+        total = fingerprint_total(report.fingerprint for report in reports)
+    return Inspection(reports, source, digest, total)
 
 
 @dataclass
@@ -176,18 +184,18 @@ def _stored(folder: Path) -> _Stored:
     return stored
 
 
-def _expectations(folder: Path) -> tuple[tuple[Entry, ...], dict[str, str], str]:
-    """The tensors that should be there, their digests where known, and the file that says so."""
+def _expectations(folder: Path) -> tuple[tuple[Entry, ...], Record | None, str]:
+    """The tensors that should be there, the record if there is one, and the file that says so."""
     path = folder / RECORD_NAME
     if path.exists():
         record = parse_record(read_json(path), path)
-        return record.entries, record.digests, RECORD_NAME
+        return record.entries, record, RECORD_NAME
     path = folder / "config.json"
     if path.exists():
         # Only here: building the model takes transformers, reading a record does not.
         from tritonparam.cli.init import Spec, declared_entries
 
-        return declared_entries(Spec.read(path)), {}, path.name
+        return declared_entries(Spec.read(path)), None, path.name
     raise UsageError(f"{folder} has neither {RECORD_NAME} nor config.json to compare with")
 
 
@@ -199,9 +207,15 @@ def _expectation(entry: Entry) -> str:
 
 
 def _read(
-    report: Report, entry: Entry, path: Path, begin: int, extent: Extent, progress: Callable[[int], None] | None
+    report: Report,
+    entry: Entry,
+    name: str,
+    path: Path,
+    begin: int,
+    extent: Extent,
+    progress: Callable[[int], None] | None,
 ) -> None:
-    """Read one tensor, piece by piece, into `report`."""
+    """Read one tensor, which is called `name` there, piece by piece, into `report`."""
     if (extent.dtype, extent.shape) != (entry.dtype, entry.shape):
         want = f"{dtype_name(entry.dtype)} {list(entry.shape)}"
         report.problems.append(f"expected {want}")
@@ -210,15 +224,17 @@ def _read(
     # By repr: -0.0 == 0.0, and NaN differs from itself.
     groups = {repr(box.law): Group(box.law, extent.dtype) for box in entry.laws or ()} if comparable else {}
     rest = Group(None, extent.dtype)
-    digest = hashlib.sha256()
+    digest, key, added = hashlib.sha256(), fingerprint_key(name), np.zeros(2, np.uint64)
     for read in cut_boxes(extent.shape, _PIECE):
         start = flat_index(read.offsets, extent.shape) * extent.dtype.itemsize
         data = bytearray().join(
             read_chunks(path, begin + extent.start + start, math.prod(read.sizes) * extent.dtype.itemsize)
         )
         digest.update(data)
-        if data and _has_numbers(extent.dtype):
+        if data:
             piece = torch.frombuffer(data, dtype=extent.dtype).view(read.sizes)
+            added += sums([Sum(piece, key, extent.shape, read.offsets)])[0]
+        if data and _has_numbers(extent.dtype):
             if not groups:
                 rest.add(piece.flatten())
             for each in (entry.laws or ()) if groups else ():
@@ -231,6 +247,7 @@ def _read(
     for group in report.groups:
         report.moments.merge(group.moments)
     report.digest = digest.hexdigest()
+    report.fingerprint = fingerprint_digest(name, dtype_text(extent.dtype), extent.shape, added.tolist())
 
 
 def _has_numbers(dtype: torch.dtype) -> bool:
@@ -238,17 +255,21 @@ def _has_numbers(dtype: torch.dtype) -> bool:
     return not dtype.is_complex and not dtype_name(dtype).endswith("_x2")
 
 
-def _judge(reports: Sequence[Report], digests: Mapping[str, str]) -> None:
+def _judge(reports: Sequence[Report], record: Record | None) -> None:
     """Add what statistics and digests disagree with, and random tensors that repeat each other, to the problems."""
     count = sum(group.expected is not None for report in reports for group in report.groups)
     rate = FALSE_ALARM / (TESTS * count + 1)  # for each test, and for all comparisons of two tensors together
     pairs = max(1, len(reports) ** 2 / 2)
+    digests = {} if record is None else record.digests
+    prints = {} if record is None or record.fingerprint is None else record.fingerprint.tensors
     seen: dict[tuple[torch.dtype, str], str] = {}
     for report in reports:
         for group in report.groups:
             report.problems += group.problems(rate)
         if report.digest and digests.get(report.name, report.digest) != report.digest:
             report.problems.append("other bytes than the record says")
+        elif report.fingerprint and prints.get(report.name, report.fingerprint) != report.fingerprint:
+            report.problems.append("another fingerprint than the record says")
         if _log_repeated(report) > math.log(rate / pairs):
             continue
         first = seen.setdefault((report.dtype, report.digest), report.name)

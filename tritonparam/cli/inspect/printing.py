@@ -40,6 +40,8 @@ def print_inspection(inspection: Inspection) -> None:
     wrong = sum(bool(report.problems) for report in inspection.reports)
     summary = "all ok" if not wrong else f"{wrong} disagree"
     typer.echo(f"{len(inspection.reports)} tensors against {inspection.source}: {summary}")
+    if inspection.fingerprint is not None:
+        typer.echo(f"fingerprint {inspection.fingerprint}")
 
 
 def inspection_json(inspection: Inspection, folder: Path) -> str:
@@ -50,6 +52,7 @@ def inspection_json(inspection: Inspection, folder: Path) -> str:
         "ok": inspection.ok,
         "false_alarm_rate": FALSE_ALARM,
         "digest": inspection.digest,
+        "fingerprint": inspection.fingerprint,
         "tensors": [report.to_json() for report in inspection.reports],
     }
     return json.dumps(values)

@@ -17,6 +17,10 @@ from tritonparam.plan.backends.launches import Launches, launches_of
 from tritonparam.plan.backends.missing import is_installed, require
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from tritonparam.plan.box_sum import Sum
     from tritonparam.plan.copy import Copy
     from tritonparam.plan.fill import Fill
     from tritonparam.plan.fill_columns import FillColumns
@@ -55,6 +59,9 @@ class Backend(Protocol):
 
         The fills are a list, or `FillColumns`, which is read like one.
         """
+
+    def sums(self, operations: Sequence[Sum]) -> NDArray[np.uint64]:
+        """What operations, all on one device, add to their sums: uint64 of shape [n, 2]."""
 
 
 def resolve_backend(device: torch.device, name: str | None = None) -> Backend:

@@ -42,9 +42,9 @@ def loops_ahead() -> list[CompileStep]:
 def kernels_ahead(architecture: int) -> list[CompileStep]:
     """Steps that compile the kernels that plans of models launch, for a CUDA device that need not be here.
 
-    They are a constant, a law, or both, in one dtype of 32 or 16 bits, and copies of and between those dtypes; of whole
-    tensors. Triton keeps them in its own cache, where a process with the same release of it and of this package finds
-    them.
+    They are a constant, a law, or both, in one dtype of 32 or 16 bits, and copies of and between those dtypes, of whole
+    tensors; and the sums of fingerprints. Triton keeps them in its own cache, where a process with the same release of
+    it and of this package finds them.
 
     Args:
         architecture: Its compute capability, as 90 for an H100.
@@ -58,7 +58,9 @@ def kernels_ahead(architecture: int) -> list[CompileStep]:
     require("the kernels need", "triton")
     if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
         raise ValueError("kernels are not compiled where TRITON_INTERPRET is set: unset it")
-    return [(name, functools.partial(_compiled_for, architecture, act)) for name, act in (*_fills(), *_copies())]
+    return [
+        (name, functools.partial(_compiled_for, architecture, act)) for name, act in (*_fills(), *_copies(), *_sums())
+    ]
 
 
 def _fills() -> Iterator[CompileStep]:
@@ -81,6 +83,13 @@ def _copies() -> Iterator[CompileStep]:
         table = build([Copy(torch.empty(4096, dtype=out), torch.empty(4096, dtype=source))])
         names = (str(dtype).removeprefix("torch.") for dtype in (source, out))
         yield f"copy, {' to '.join(names)}", functools.partial(kernel.compile_copy, torch.int64, table.codes)
+
+
+def _sums() -> Iterator[CompileStep]:
+    kernel = importlib.import_module("tritonparam.kernels.fingerprint")
+    run, units = (1 << kernel.PATHS[path] for path in ("run", "units"))
+    for name, paths in (("fingerprint", run), ("fingerprint, shards", run | units)):
+        yield name, functools.partial(kernel.compile_box_sums, torch.int64, paths)
 
 
 def _compiled_for(architecture: int, act: Callable[[], object]) -> None:

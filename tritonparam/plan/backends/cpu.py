@@ -5,22 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from tritonparam._arguments import shown
 from tritonparam._underflow import gradual_underflow
-from tritonparam.plan.backends.dimensions import dims_in_memory, dims_in_order
+from tritonparam.plan.backends.dimensions import dims_in_memory, dims_in_order, from_runs
 from tritonparam.plan.backends.host_copy import HostCopies
 from tritonparam.plan.backends.missing import tell_of_compiler
+from tritonparam.plan.backends.numpy import sums as sums_by_definition
 from tritonparam.plan.backends.numpy import write_fill
 from tritonparam.plan.backends.threads import share
 from tritonparam.plan.fill_columns import Columns, columns_of, outs_of
 from tritonparam.plan.huge_pages import ask_for_huge_pages
 from tritonparam.plan.memory import check_memory, is_deferred
 from tritonparam.stream import Constant, Law, constant_bits, flat_index
-from tritonparam.stream.loops import BoxTable, CompilerError, Maker, constant_maker, maker_of
+from tritonparam.stream.loops import BoxTable, CompilerError, Maker, SumTable, constant_maker, maker_of
+from tritonparam.stream.reference import column_factors
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tritonparam.plan.box_sum import Sum
     from tritonparam.plan.copy import Copy
     from tritonparam.plan.fill import Fill
 
@@ -87,8 +93,8 @@ def _table(fills: Sequence[Fill], columns: Columns) -> BoxTable:
     for number, start in enumerate(columns.starts):
         if start < 0:
             each = fills[number]
-            own = dims_in_memory(each.out) if isinstance(each.law, Constant) else dims_in_order(each)
-            dims[number] = own if own[0][1] == 1 else [(1, 1, 1), *own]  # no two elements follow each other
+            own = dims_in_memory(each.out) if isinstance(each.law, Constant) else dims_in_order(each.shape, each.out)
+            dims[number] = from_runs(own)
             firsts[number] = flat_index(each.offsets, each.shape)
     widths = [dtype.itemsize for _, dtype in columns.laws]
     return BoxTable(
@@ -122,3 +128,43 @@ def check_device(device: torch.device) -> None:
 def prepare(fills: Sequence[Fill], copies: Sequence[Copy]) -> CpuPlan:
     """Lay out operations for `run`."""
     return CpuPlan(fills, copies)
+
+
+def sums(operations: Sequence[Sum]) -> NDArray[np.uint64]:
+    """What each operation adds to its sums: uint64 of shape [n, 2]."""
+    found = np.zeros((len(operations), 2), np.uint64)
+    numbers = [number for number, each in enumerate(operations) if each.source.numel()]
+    if not numbers:
+        return found
+    rows = [operations[number] for number in numbers]
+    try:
+        table = _sum_table(rows)
+    except CompilerError as error:
+        tell_of_compiler(str(error))
+        return sums_by_definition(operations)
+    threads, total = torch.get_num_threads(), table.elements
+    size = min(_PIECE, max(_SMALL_PIECE, -(-total // threads)))
+    parts: list[tuple[int, NDArray[np.uint64]]] = []
+    share(-(-total // size), lambda n: parts.append(table.add(n * size, min((n + 1) * size, total))), threads)
+    of_rows = np.zeros((len(rows), 2), np.uint64)
+    for first, part in parts:
+        of_rows[first : first + len(part)] += part
+    found[numbers] = of_rows
+    return found
+
+
+def _sum_table(operations: Sequence[Sum]) -> SumTable:
+    dims = {}
+    for number, each in enumerate(operations):
+        own = from_runs(dims_in_order(each.shape, each.source))
+        if len(own) > 1 or own[0][2] != 1:
+            dims[number] = own
+    return SumTable(
+        [each.source.data_ptr() for each in operations],
+        [each.source.element_size() for each in operations],
+        [flat_index(each.offsets, each.shape) for each in operations],
+        np.array([each.key for each in operations], np.uint64),
+        [each.source.numel() for each in operations],
+        dims,
+        column_factors(),
+    )

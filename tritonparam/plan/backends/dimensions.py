@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import torch
-
-if TYPE_CHECKING:
-    from tritonparam.plan.fill import Fill
 
 Dim = tuple[int, int, int]  # size, and the steps from one index to the next on two sides, in elements
 
@@ -39,12 +35,10 @@ def merged(dims: Iterable[Dim]) -> list[Dim]:
     return found or [(1, 1, 1)]
 
 
-def dims_in_order(fill: Fill) -> list[Dim]:
-    """The dimensions of a box with their steps in the global tensor and in memory, the innermost first."""
+def dims_in_order(shape: Sequence[int], box: torch.Tensor) -> list[Dim]:
+    """The dimensions of a box of a global tensor of `shape`, the innermost first: steps in that tensor, in memory."""
     dims, step = [], 1
-    for extent, size, stride in zip(
-        reversed(fill.shape), reversed(fill.out.shape), reversed(fill.out.stride()), strict=True
-    ):
+    for extent, size, stride in zip(reversed(shape), reversed(box.shape), reversed(box.stride()), strict=True):
         dims.append((size, step, stride))
         step *= extent
     return merged(dims)
@@ -57,3 +51,8 @@ def dims_in_memory(out: torch.Tensor) -> list[Dim]:
         dims.append((size, step, stride))
         step *= size
     return merged(dims)
+
+
+def from_runs(dims: list[Dim]) -> list[Dim]:
+    """The same dimensions, the first one of consecutive elements of the global tensor: of one where no two follow."""
+    return dims if dims[0][1] == 1 else [(1, 1, 1), *dims]

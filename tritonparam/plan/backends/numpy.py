@@ -11,12 +11,18 @@ import torch
 from tritonparam._underflow import gradual_underflow
 from tritonparam.plan.backends.host_copy import HostCopies
 from tritonparam.plan.backends.missing import tell_of_compiled_loops
+from tritonparam.plan.views import cut_boxes
 from tritonparam.stream import SIGNED_BY_WIDTH, Constant, constant_tensor
-from tritonparam.stream.reference import box_chunks, round_bits
+from tritonparam.stream.reference import box_chunks, box_sums, round_bits
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tritonparam.plan.box_sum import Sum
     from tritonparam.plan.copy import Copy
     from tritonparam.plan.fill import Fill
+
+_PIECE = 2**20  # elements that are brought to the host at a time
 
 
 class NumpyPlan:
@@ -62,3 +68,17 @@ def check_device(device: torch.device) -> None:
 def prepare(fills: Sequence[Fill], copies: Sequence[Copy]) -> NumpyPlan:
     """Lay out operations for `run`."""
     return NumpyPlan(fills, copies)
+
+
+def sums(operations: Sequence[Sum]) -> NDArray[np.uint64]:
+    """What each operation adds to its sums, by the definition: uint64 of shape [n, 2]."""
+    found = np.zeros((len(operations), 2), np.uint64)
+    for number, each in enumerate(operations):
+        width = each.source.element_size()
+        bits = each.source.view(SIGNED_BY_WIDTH[width])
+        for piece in cut_boxes(bits.shape, _PIECE):
+            side_by_side = torch.empty(piece.sizes, dtype=bits.dtype, device="cpu")
+            elements = side_by_side.copy_(piece.of(bits)).numpy().reshape(-1, 1).view(np.uint8).reshape(-1, width)
+            offsets = [own + further for own, further in zip(each.offsets, piece.offsets, strict=True)]
+            found[number] += np.array(box_sums(each.key, elements, each.shape, offsets, piece.sizes), np.uint64)
+    return found

@@ -112,7 +112,8 @@ def parts_in_reach(fill: Fill) -> Iterable[Fill]:
 
 def _lay_out_random(each: Fill) -> Layout:
     out = each.out
-    return lay_out(dims_in_order(each), flat_index(each.offsets, each.shape), out.itemsize, out.data_ptr() % _WIDE)
+    dims, origin = dims_in_order(each.shape, out), flat_index(each.offsets, each.shape)
+    return lay_out(dims, origin, out.itemsize, out.data_ptr() % _WIDE)
 
 
 def _lay_out_constant(out: torch.Tensor) -> Layout:

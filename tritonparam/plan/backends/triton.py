@@ -11,11 +11,18 @@ import torch
 from tritonparam._arguments import shown
 from tritonparam.kernels.copy import copy
 from tritonparam.kernels.fill import fill, is_interpreted
+from tritonparam.kernels.fingerprint import box_sums
 from tritonparam.plan.backends.copy_table import build_copy_table
 from tritonparam.plan.backends.fill_table import build_fill_table
+from tritonparam.plan.backends.sum_table import build_sum_table
 from tritonparam.plan.fill_columns import outs_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from tritonparam.plan.box_sum import Sum
     from tritonparam.plan.copy import Copy
     from tritonparam.plan.fill import Fill
     from tritonparam.plan.fill_columns import FillColumns
@@ -78,3 +85,14 @@ def check_device(device: torch.device) -> None:
 def prepare(fills: list[Fill] | FillColumns, copies: list[Copy]) -> TritonPlan:
     """Lay out operations, all on one device, for `run`."""
     return TritonPlan(fills, copies)
+
+
+def sums(operations: Sequence[Sum]) -> NDArray[np.uint64]:
+    """What each operation, all on one device, adds to its sums: uint64 of shape [n, 2]; waits for the device."""
+    device, table = operations[0].source.device, build_sum_table(operations)
+    on_device = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with on_device:
+        words = torch.from_numpy(table.words).to(device)
+        found = torch.zeros((len(operations), 2), dtype=torch.int64, device=device)
+        box_sums(words, found, table.rows, table.programs, table.paths)
+        return found.cpu().numpy().view(np.uint64)

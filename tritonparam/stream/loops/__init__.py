@@ -9,6 +9,6 @@ each law and one for each dtype, and none for each pair.
 from __future__ import annotations
 
 from tritonparam.stream.loops.library import LOOPS, CompilerError, address_of
-from tritonparam.stream.loops.table import BoxTable, Dim, Maker, constant_maker, maker_of
+from tritonparam.stream.loops.table import BoxTable, Dim, Maker, SumTable, constant_maker, maker_of
 
-__all__ = ["LOOPS", "BoxTable", "CompilerError", "Dim", "Maker", "address_of", "constant_maker", "maker_of"]
+__all__ = ["LOOPS", "BoxTable", "CompilerError", "Dim", "Maker", "SumTable", "address_of", "constant_maker", "maker_of"]

@@ -61,7 +61,7 @@ def _move(source, out, width, step, n):
 
 
 @part
-def _enter(box, index, start):
+def enter(box, index, start):
     """Set `index` to element `start` of the box; its number in the global tensor, and its place from `OUT` on."""
     dims = indices_at(box[DIMS], 0)
     number, place, rest = box[FIRST], 0, start
@@ -76,7 +76,7 @@ def _enter(box, index, start):
 
 
 @part
-def _next_run(box, index):
+def next_run(box, index):
     """Step `index` on to the next run; how far that one lies from the start of this one: in the tensor, in memory."""
     dims = indices_at(box[DIMS], 0)
     further, away = 0, 0
@@ -115,14 +115,14 @@ def _fill_constant(box, start, stop, scratch):
     length, stride, width, pattern = dims[0], dims[2], box[WIDTH], box[KEY]
     for i in range(8):
         bits[i] = pattern
-    _, place = _enter(box, index, start)
+    _, place = enter(box, index, start)
     done = index[0]
     while start < stop:
         n = min(length - done, stop - start)
         _put(pattern, scratch + BITS, box[OUT] + place * width, width, stride, n)
         start, done, place = start + n, done + n, place + n * stride
         if done == length:
-            _, away = _next_run(box, index)
+            _, away = next_run(box, index)
             place, done = place + away - length * stride, 0
 
 
@@ -132,7 +132,7 @@ def _fill_random(box, parameters, start, stop, words, scratch):
     dims = indices_at(box[DIMS], 0)
     length, stride, width, out = dims[0], dims[2], box[WIDTH], box[OUT]
     blocks, runs, index = longs_at(scratch, BLOCKS), indices_at(scratch, RUNS), indices_at(scratch, INDEX)
-    number, place = _enter(box, index, start)
+    number, place = enter(box, index, start)
     done = index[0]  # elements of the run that is begun
     while start < stop:
         count, many = 0, 0  # blocks and runs of this batch
@@ -146,7 +146,7 @@ def _fill_random(box, parameters, start, stop, words, scratch):
             count, many, start, done = count + used, many + 1, start + n, done + n
             number, place = number + n, place + n * stride
             if done == length:
-                further, away = _next_run(box, index)
+                further, away = next_run(box, index)
                 number, place, done = number + further - length, place + away - length * stride, 0
         call(words, scratch + BLOCKS, box[KEY], scratch + WORDS, count)
         # Where a batch lies in memory as it is made, it is made there.

@@ -24,3 +24,12 @@ BITS = FLOATS + 16 * BATCH  # of all elements, in order, where they do not lie s
 RUNS = BITS + 32 * BATCH  # int64: of each run where it starts in the batch, where in memory, and its length
 INDEX = RUNS + 24 * BATCH  # int64: of the run that is made, in each dimension of the box
 SCRATCH = INDEX + 8 * MOST_DIMENSIONS
+
+# Of the boxes whose elements are added up: the columns before VALUES, and NDIM and DIMS, at the same places.
+SUM_BOX = PARAMETERS
+BLOCK_BYTES = 4096  # of the words that share the factors of a block
+
+# The places of a scratch for sums, in bytes.
+GATHERED = 0  # the words of at most one block
+PLACE = GATHERED + BLOCK_BYTES  # int64: as INDEX
+SUM_SCRATCH = PLACE + 8 * MOST_DIMENSIONS

@@ -14,6 +14,7 @@ from tritonparam.stream.loops import object_files
 # The file of this room that has each loop, and how many int64 it takes.
 LOOPS = {
     "boxes": ("boxes", 7),
+    "sums": ("sums", 8),
     "words": ("philox", 4),
     "uniform": ("transforms", 4),
     "normal": ("transforms", 4),

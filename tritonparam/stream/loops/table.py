@@ -21,6 +21,8 @@ from tritonparam.stream.loops.layout import (
     PARAMETERS,
     ROUND,
     SCRATCH,
+    SUM_BOX,
+    SUM_SCRATCH,
     VALUES,
     WIDTH,
 )
@@ -78,6 +80,21 @@ def _packed(floats: tuple[np.float32, ...], words: tuple[int, ...] = ()) -> tupl
     return tuple(packed.view(np.uint64).tolist())
 
 
+def _dims(
+    counts: Sequence[int], dims: Mapping[int, Sequence[Dim]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The dimensions of boxes one after the other, how many each box has, and the address of its first."""
+    boxes = len(counts)
+    strided = [dim for own in dims.values() for dim in own]
+    laid = np.ones((boxes + len(strided), 3), np.int64)
+    laid[:boxes, 0] = counts
+    laid[boxes:] = np.array(strided, np.int64).reshape(-1, 3)
+    ndim, place = np.ones(boxes, np.int64), np.arange(boxes)
+    rows, lengths = list(dims), np.array([len(own) for own in dims.values()], np.int64)
+    ndim[rows], place[rows] = lengths, boxes + np.cumsum(lengths) - lengths
+    return laid, ndim, laid.ctypes.data + laid.strides[0] * place
+
+
 class BoxTable:
     """Boxes that stand one after the other, to be written in pieces, by any thread in any order.
 
@@ -110,19 +127,12 @@ class BoxTable:
         boxes = len(addresses)
         made = np.array([(m.values, m.round, m.bits, *m.parameters) for m in makers], np.uint64).view(np.int64)
         made = made.reshape(-1, 3 + PARAMETER_WORDS // 2)[np.array(which, np.int64)]
-        strided = [dim for own in dims.values() for dim in own]
-        self._dims = np.ones((boxes + len(strided), 3), np.int64)
-        self._dims[:boxes, 0] = counts
-        self._dims[boxes:] = np.array(strided, np.int64).reshape(-1, 3)
-        ndim, place = np.ones(boxes, np.int64), np.arange(boxes)
-        rows, lengths = list(dims), np.array([len(own) for own in dims.values()], np.int64)
-        ndim[rows], place[rows] = lengths, boxes + np.cumsum(lengths) - lengths
-
+        self._dims, ndim, places = _dims(counts, dims)
         self._table = table = np.empty((boxes, BOX), np.int64)
         table[:, OUT], table[:, WIDTH], table[:, FIRST] = addresses, widths, firsts
         table[:, VALUES], table[:, ROUND], table[:, PARAMETERS:] = made[:, 0], made[:, 1], made[:, 3:]
         table[:, KEY] = np.where(made[:, 0] == 0, made[:, 2], keys.view(np.int64))
-        table[:, NDIM], table[:, DIMS] = ndim, self._dims.ctypes.data + self._dims.strides[0] * place
+        table[:, NDIM], table[:, DIMS] = ndim, places
         self._ends = np.cumsum(counts, dtype=np.int64)
         self.elements = int(self._ends[-1]) if boxes else 0
         self._write = caller("boxes")
@@ -136,3 +146,46 @@ class BoxTable:
         scratch = memory.ctypes.data
         first = int(self._ends.searchsorted(start, "right"))
         self._write(table, ends, first, start, stop, words, scratch)
+
+
+class SumTable:
+    """Boxes that stand one after the other, to be added up in pieces, by any thread in any order.
+
+    Args:
+        addresses, widths, firsts, keys, counts, dims: As for `BoxTable`; widths of 1, 2, 4 or 8.
+        columns: The factors of the words of a block, of both sums: uint64 of shape [2, 1024], each below 2**32.
+
+    Attributes:
+        elements: How many there are in all.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[int],
+        widths: Sequence[int],
+        firsts: Sequence[int],
+        keys: NDArray[np.uint64],
+        counts: Sequence[int],
+        dims: Mapping[int, Sequence[Dim]],
+        columns: NDArray[np.uint64],
+    ) -> None:
+        self._dims, ndim, places = _dims(counts, dims)
+        self._table = table = np.zeros((len(addresses), SUM_BOX), np.int64)
+        table[:, OUT], table[:, WIDTH], table[:, FIRST] = addresses, widths, firsts
+        table[:, KEY], table[:, NDIM], table[:, DIMS] = keys.view(np.int64), ndim, places
+        self._columns = np.ascontiguousarray(columns[0] | columns[1] << np.uint64(32))
+        self._ends = np.cumsum(counts, dtype=np.int64)
+        self.elements = int(self._ends[-1]) if len(addresses) else 0
+        self._add = caller("sums")
+
+    def add(self, start: int, stop: int) -> tuple[int, NDArray[np.uint64]]:
+        """The sums over the elements [start, stop) of all boxes' elements; no lock of Python is held meanwhile.
+
+        Returns:
+            The box of element start, and the sums of that box and of those after it: uint64 of shape [n, 2].
+        """
+        first, last = (int(each) for each in self._ends.searchsorted((start, stop - 1), "right"))
+        sums, scratch = np.zeros((last - first + 1, 2), np.uint64), np.empty(SUM_SCRATCH // 8, np.int64)
+        places = self._columns.ctypes.data, sums.ctypes.data, scratch.ctypes.data
+        self._add(self._table.ctypes.data, self._ends.ctypes.data, first, start, stop, *places)
+        return first, sums

@@ -81,10 +81,10 @@ def box_chunks(
             block = np.arange(first >> 2, (last + 3) >> 2)
             yield start, block_values(law, key, block).reshape(-1)[first & 3 : (first & 3) + last - first]
         else:
-            yield start, values_at(law, key, _global_index(np.arange(start, stop), shape, offsets, sizes))
+            yield start, values_at(law, key, global_index(np.arange(start, stop), shape, offsets, sizes))
 
 
-def _global_index(
+def global_index(
     box_index: NDArray[np.int64], shape: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]
 ) -> NDArray[np.int64]:
     """Row-major indices in the box, as row-major indices in the global tensor."""

@@ -1,0 +1,245 @@
+"""Fingerprints of models and of checkpoints: 128 bits for each tensor, and in all; docs/fingerprint.md."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tritonparam._arguments import got, shown
+from tritonparam.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    ProgressBar,
+    Slot,
+    StoredTensor,
+    Target,
+    as_path,
+    check_progress,
+    listed,
+    slots_of,
+    whole_box,
+)
+from tritonparam.distributed.processes import Processes
+from tritonparam.module import recording_paused
+from tritonparam.plan import Sum, cut_boxes, sums
+from tritonparam.stream import fingerprint_digest, fingerprint_key, fingerprint_total
+from tritonparam.tensor import REALIZING
+
+_BATCH = 1 << 28  # bytes of files that are added up at a time
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What `fingerprint` found: equal where all tensors have the same names, dtypes, shapes and bits.
+
+    Attributes:
+        tensors: The fingerprint of each tensor, by its name: 32 hexadecimal digits, the names in order.
+        total: That of all together: the sum of theirs.
+
+    Examples:
+        >>> found = fingerprint({"w": torch.zeros(3)})
+        >>> print(found)
+        c6f063fc6c91fae186761f3393aab7b9 (1 tensor)
+        >>> found == fingerprint({"w": torch.zeros(3, 1)}), found == Fingerprint.of(found.tensors)
+        (False, True)
+    """
+
+    tensors: Mapping[str, str]
+    total: str
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, str]) -> Fingerprint:
+        """The fingerprint of tensors from the fingerprint of each.
+
+        Raises:
+            TypeError: tensors is no mapping from strings to strings.
+            ValueError: One has not 32 hexadecimal digits.
+        """
+        if not isinstance(tensors, Mapping) or not all(isinstance(name, str) for name in tensors):
+            raise TypeError(f"tensors must map names to fingerprints, {got(tensors)}")
+        return cls(dict(sorted(tensors.items())), fingerprint_total(tensors.values()))
+
+    def __hash__(self) -> int:
+        return hash(self.total)
+
+    def __str__(self) -> str:
+        return f"{self.total} ({len(self.tensors)} tensor{'' if len(self.tensors) == 1 else 's'})"
+
+
+def fingerprint(
+    target: Target | str | os.PathLike[str],
+    *,
+    group: Any = None,
+    backend: str | None = None,
+    progress: bool | None = None,
+) -> Fingerprint:
+    """128 bits for each tensor of a model or checkpoint, and for all of them, that say whether two are the same.
+
+    Depends on the names, dtypes and shapes of the tensors and on every bit of their elements: also on the sign of a
+    zero and on the payload of a NaN. Does not depend on the order of tensors, on how and over how many processes they
+    are sharded, on the device, the backend or the layout in memory, or on the files of a checkpoint. So a model that is
+    saved and loaded on another mesh keeps its fingerprint. It is not cryptographic: who wants two models of one
+    fingerprint can make them.
+
+    Everything is read once, where it is: on a CUDA device in one launch. Of a module, parameters and persistent buffers
+    count, which a checkpoint has; tied ones once, under their first name.
+
+    If there are DTensors over several processes, each of these calls this. Every process reads its own box, and what
+    several hold counts once: of a DTensor by the first of its replicas, of what is no DTensor by the first process. Two
+    small all-reduces tell whether all hold parts of the same tensors, and add up six integers a tensor. Where there are
+    no DTensors and no group, nothing is communicated.
+
+    Args:
+        target: As for `save`: a torch.nn.Module, a Parameter, an iterable of Parameters or a mapping from names to
+            Parameters and torch tensors; or the path of a checkpoint, as for `load`.
+        group: The torch.distributed process group that holds `target` together, if Parameters are boxes, or DTensors
+            are on meshes of different processes; None for the processes of the DTensors' meshes.
+        backend: As for `Plan`. It changes no bit.
+        progress: Whether to show a bar on standard error while files are read; None shows one on a terminal, for more
+            than 1 GB.
+
+    Raises:
+        TypeError: An argument has none of these types.
+        ValueError: A tensor has no values yet, or no memory of its own; a Parameter is a box and there is no group; the
+            processes do not hold parts of the same tensors, or not every element of one; or an argument is out of
+            range.
+        RuntimeError: Another process of the group raised an error.
+        ImportError: The backend is not installed.
+        tritonparam.checkpoint.CheckpointError: A file is missing, damaged or contradicts another one, or no file has a
+            box.
+
+    Examples:
+        >>> import tempfile, tritonparam
+        >>> model = torch.nn.Linear(3, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = tritonparam.save(model, f"{folder}/linear")
+        ...     fingerprint(f"{folder}/linear") == fingerprint(model) != fingerprint(model.bfloat16())
+        True
+    """
+    check_progress(progress)
+    with recording_paused(), torch.inference_mode(False), torch.no_grad():
+        if isinstance(target, (str, os.PathLike)):
+            if group is not None:
+                raise ValueError(f"group must be None for a checkpoint, which one process reads, got {shown(group)}")
+            return _of_checkpoint(target, backend, progress)
+        with REALIZING:
+            slots = sorted((slot for slot in slots_of(target) if slot.expected), key=lambda slot: slot.name)
+        processes = Processes.of(group, [slot.mesh for slot in slots if slot.mesh is not None])
+        found, error = np.zeros((len(slots), 3), np.uint64), None
+        try:
+            _check(slots, processes)
+            found = _own_sums(slots, processes, backend)
+        except Exception as raised:
+            error = raised
+        processes.agree("tensors: names, dtypes and shapes", facts_of(slots), error)
+        return Fingerprint.of(dict(map(_finished, slots, processes.add(found))))
+
+
+def dtype_text(dtype: torch.dtype) -> str:
+    """What a fingerprint calls a dtype, as torch does.
+
+    Examples:
+        >>> dtype_text(torch.bfloat16)
+        'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
+
+
+def facts_of(slots: Iterable[Slot]) -> bytes:
+    """The names, dtypes and shapes of tensors as bytes, by which processes compare them."""
+    facts = [(slot.name, dtype_text(slot.dtype), slot.shape) for slot in slots]
+    return repr(facts).encode(errors="surrogatepass")
+
+
+def check_real(slots: Iterable[Slot]) -> None:
+    """Let tensors pass that have values.
+
+    Raises:
+        ValueError: One has none.
+    """
+    unmade = [slot.name for slot in slots if slot.declaration is not None or slot.lazy is not None]
+    if unmade:
+        raise ValueError(f"target must have values: materialize or init_data it first; without are {listed(unmade)}")
+
+
+def _check(slots: list[Slot], processes: Processes) -> None:
+    check_real(slots)
+    cut = [slot.name for slot in slots if not slot.is_whole and slot.mesh is None]
+    if cut and processes.alone:
+        raise ValueError(f"group must be the processes that hold the other boxes, got None; boxes are {listed(cut)}")
+
+
+def _own_sums(slots: list[Slot], processes: Processes, backend: str | None) -> NDArray[np.uint64]:
+    """What this process adds: of each slot the two sums, and how many elements they are of. Shape [n, 3]."""
+    found = np.zeros((len(slots), 3), np.uint64)
+    numbers, operations = [], []
+    for number, slot in enumerate(slots):
+        counts = processes.is_first if slot.mine is None and slot.is_whole else slot.mine is not False
+        values = slot.values
+        if not counts or values is None:
+            continue
+        try:
+            operations.append(Sum(values, fingerprint_key(slot.name), slot.shape, slot.box.offsets))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"target, {shown(slot.name)}: {error}") from None
+        numbers.append(number)
+        found[number, 2] = values.numel()
+    found[numbers, :2] = sums(operations, backend)
+    return found
+
+
+def _finished(slot: Slot, sums: list[int]) -> tuple[str, str]:
+    first, second, count = sums
+    if count != math.prod(slot.shape):
+        raise ValueError(
+            f"target must be held in whole, each element once: of {shown(slot.name)}, of shape {slot.shape}, the "
+            f"processes hold {count} elements"
+        )
+    own = first % 2**64, second % 2**64
+    return slot.name, fingerprint_digest(slot.name, dtype_text(slot.dtype), slot.shape, own)
+
+
+def _of_checkpoint(path: str | os.PathLike[str], backend: str | None, progress: bool | None) -> Fingerprint:
+    stored = Checkpoint(as_path(path))
+    try:
+        for name, reason in stored.unreadable.items():
+            raise CheckpointError(f"{stored.path}: {shown(name)} cannot be read: {reason}")
+        nbytes = sum(math.prod(each.shape) * each.dtype.itemsize for each in stored.tensors.values())
+        with ProgressBar.of("reading", nbytes, progress) as bar:
+            found = {name: digest_of_stored(stored, each, backend, bar) for name, each in stored.tensors.items()}
+        return Fingerprint.of(found)
+    finally:
+        stored.close()
+
+
+def digest_of_stored(stored: Checkpoint, tensor: StoredTensor, backend: str | None, bar: ProgressBar) -> str:
+    """The fingerprint of a tensor of a checkpoint, read piece by piece.
+
+    Raises:
+        CheckpointError: No file has a part of it.
+    """
+    first, second = 0, 0
+    for each in _pieces(stored, tensor):
+        (own,) = sums([each], backend)
+        first, second = (first + int(own[0])) % 2**64, (second + int(own[1])) % 2**64
+        bar.advance(each.source.nbytes)
+    return fingerprint_digest(tensor.name, dtype_text(tensor.dtype), tensor.shape, (first, second))
+
+
+def _pieces(stored: Checkpoint, tensor: StoredTensor) -> Iterator[Sum]:
+    whole, key = whole_box(tensor.shape), fingerprint_key(tensor.name)
+    missing = tensor.uncovered(whole)
+    if missing is not None:
+        raise CheckpointError(f"{stored.path}: no file has {missing} of {shown(tensor.name)}")
+    for saved, box in tensor.parts(whole):
+        values = stored.view(tensor, saved, box)
+        for piece in cut_boxes(box.sizes, _BATCH // tensor.dtype.itemsize):
+            offsets = [own + further for own, further in zip(box.offsets, piece.offsets, strict=True)]
+            yield Sum(piece.of(values), key, tensor.shape, offsets)
