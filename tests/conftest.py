@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tests.distributed.processes import Launcher
+from tests.processes import Launcher
 from tritonparam import Plan
 
 if importlib.util.find_spec("hypothesis") is None:  # on a bare CUDA host: skip the tests that need it, not their files
@@ -82,7 +82,7 @@ def launch_recorder() -> LaunchRecorder:
 
 @pytest.fixture
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
-    """Runs a function in real processes, which are a gloo group; see tests/distributed/processes.py."""
+    """Runs a function in real processes, which are a gloo group; see tests/processes.py."""
     return Launcher(tmp_path_factory.mktemp("processes"))
 
 

@@ -22,7 +22,9 @@ INNER_ROOMS = (
     "module.recording",
     "checkpoint.disk",
     "checkpoint.format",
+    "checkpoint.joint",
     "checkpoint.matching",
+    "checkpoint.wrappers",
     "cli.init",
     "cli.inspect",
 )

@@ -121,6 +121,11 @@ class Processes:
             session = _sessions[group] = _Session(store, rank)
         return cls(rank, size, deadline, session)
 
+    @property
+    def is_group(self) -> bool:
+        """Whether they are of a group, though it may have one process only."""
+        return self._session is not None
+
     def gather(self, payload: bytes, what: str) -> list[bytes]:
         """What all processes have to say, in the order of their ranks; equal texts are sent once.
 
@@ -133,8 +138,8 @@ class Processes:
         """
         return self._meet(_VALUE + payload, what)
 
-    def together(self, call: Callable[[], Result], what: str) -> Result:
-        """The result of `call`, once it has succeeded in all processes.
+    def exchange(self, call: Callable[[], bytes], what: str) -> list[bytes]:
+        """`gather` of what `call` gives; where it raises, all others raise too.
 
         Args:
             call: It communicates nothing.
@@ -145,12 +150,22 @@ class Processes:
             ProcessesError: As for `gather`; `call` raised elsewhere, and the error says where and what.
         """
         try:
-            result = call()
+            payload = call()
         except BaseException as error:
             self.leave(error, what)
             raise
-        self._meet(_VALUE, what)
-        return result
+        return self._meet(_VALUE + payload, what)
+
+    def together(self, call: Callable[[], Result], what: str) -> Result:
+        """The result of `call`, once it has succeeded in all processes; arguments and errors are as for `exchange`."""
+        results = []
+
+        def kept() -> bytes:
+            results.append(call())
+            return b""
+
+        self.exchange(kept, what)
+        return results[0]
 
     def leave(self, error: BaseException, what: str) -> None:
         """Tell those who meet that this process does not come, and why; returns at once or, if nobody hears, soon."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 HOST = "127.0.0.1"
 
 
@@ -78,7 +78,7 @@ def _start(rank, folder):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     with open(folder / f"output-{rank}", "wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.processes", str(folder), str(rank)],
+            [sys.executable, "-m", "tests.processes", str(folder), str(rank)],
             env=environment,
             cwd=folder,
             stdin=subprocess.PIPE,
