@@ -8,7 +8,8 @@ import time
 import pytest
 import torch
 
-from tritonparam._processes import Processes, ProcessesError, check_deadline
+from tritonparam._meeting import ProcessesError
+from tritonparam._processes import Processes, check_deadline
 
 DEADLINE = 2.0
 LATEST = 60.0  # seconds in which an error has come: this is no measure of speed, but many times the deadline

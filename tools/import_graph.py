@@ -28,7 +28,10 @@ INNER_ROOMS = (
     "cli.init",
     "cli.inspect",
 )
-GROUND = ("_arguments", "_interrupt", "_lazy", "_locks", "_processes", "_program", "_underflow", "_version", "dtype")
+GROUND = (
+    *("_arguments", "_interrupt", "_lazy", "_locks", "_meeting", "_processes", "_program", "_underflow", "_version"),
+    "dtype",
+)
 KERNELS = "kernels"
 OUTSIDE = ("tests", "bench", "tools", "kernels")  # beside the package, and not installed under these names
 RUNS_KERNELS = "plan.backends"

@@ -120,6 +120,7 @@ def _wrong(rank, world, folder):
     told["complex"] = caught(
         lambda: save({"w": torch.zeros(2), f"c{rank}": torch.zeros(2)} | bad(rank), folder / "out")
     )
+    torch.distributed.barrier()  # until process 0 has removed what it had begun
     there = sorted(os.listdir(folder))
     save(net(), folder / "out")
     told["exists"] = caught(lambda: save(net(), folder / "out"))

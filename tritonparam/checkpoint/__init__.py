@@ -5,7 +5,7 @@ What a checkpoint is to hold before there is a model, and whether it holds that,
 
 from __future__ import annotations
 
-from tritonparam.checkpoint.disk import PartialFolder, check_target, replace_file, write_file
+from tritonparam.checkpoint.disk import PartialFolder, check_target, close_locks, hold, replace_file, write_file
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
 from tritonparam.checkpoint.files import (
     INDEX_NAME,
@@ -39,12 +39,14 @@ __all__ = [
     "SaveReport",
     "UsageError",
     "check_target",
+    "close_locks",
     "dtype_name",
     "encode_header",
     "find_files",
     "first_repeated",
     "format_size",
     "hash_tensor",
+    "hold",
     "in_groups",
     "index_text",
     "lay_out",

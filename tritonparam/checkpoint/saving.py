@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from tritonparam._arguments import shown as briefly
-from tritonparam._processes import DEADLINE, Processes, ProcessesError, check_deadline
+from tritonparam._meeting import ProcessesError
+from tritonparam._processes import DEADLINE, Processes, check_deadline
 from tritonparam.checkpoint.assembly import OPTION, Assembly
 from tritonparam.checkpoint.disk import as_path, replace_file, shown, write_file
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
