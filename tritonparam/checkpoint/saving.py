@@ -138,7 +138,7 @@ def save(
         ('model.safetensors',) torch.bfloat16
     """
     processes = Processes() if rank is not None and world_size is not None else Processes.of()
-    what = f"save to {briefly(str(path))}"
+    what = f"save to {briefly(str(path) if isinstance(path, (str, Path)) else path)}"
 
     def prepared() -> _Work:
         check_deadline("deadline", deadline)
