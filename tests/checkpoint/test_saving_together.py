@@ -77,6 +77,25 @@ def test_replicas_are_written_once_as_by_one_process(launch, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["one", "out"]
 
 
+def _model(rank, world, folder):
+    from tests.checkpoint.test_transformers import built
+
+    torch.manual_seed(5)
+    return save(built("llama"), folder / "out", max_shard_size="20KB").files
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_reads_what_replicas_saved(launch, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from tests.checkpoint.test_transformers import built
+
+    assert all(launch(_model, 2, folder=tmp_path))
+    torch.manual_seed(5)
+    want = built("llama").state_dict()
+    again = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert all(same(again[name], each) for name, each in want.items())
+
+
 def _stages(rank, world, folder):
     model = net()
     stage = {name: each for name, each in model.state_dict().items() if name[0] in ("01", "23")[rank]}
