@@ -32,7 +32,13 @@ def _gathered(rank, world):
     pair = torch.distributed.new_group([0, 2])
     inner = Processes.of(pair).gather(b"%d" % rank, "test") if rank != 1 else None
     refused = _caught(lambda: Processes.of(pair)) if rank == 1 else None
-    return found, inner, refused
+    kept = []
+    for _ in range(4):
+        processes.gather(b"%d" % rank, "test")
+        torch.distributed.barrier()
+        kept.append(torch.distributed.distributed_c10d._get_default_store().num_keys())
+        torch.distributed.barrier()
+    return found, inner, refused, len(set(kept))
 
 
 def test_gather(launch):
@@ -40,6 +46,7 @@ def test_gather(launch):
     found = launch(_gathered, 3)
     assert [each[0] for each in found] == [want] * 3
     assert [each[1] for each in found] == [[b"0", b"2"], None, [b"0", b"2"]]
+    assert [each[3] for each in found] == [1] * 3  # messages do not pile up in the store
     assert "group must have this process in it" in found[1][2][0]
 
 

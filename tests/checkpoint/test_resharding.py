@@ -205,9 +205,10 @@ def test_dtensors_whose_local_tensors_are_not_as_their_placements_say_are_refuse
 def test_strided_shards_are_saved_and_loaded(data):
     """As fully_shard cuts what tensor parallelism has cut, uneven rows too: several boxes of a tensor in a process."""
     strided = distributed.placement_types._StridedShard
+    size = data.draw(st.sampled_from([12, 1000]))
     rows, outer, inner = data.draw(st.integers(1, 13)), data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
     whole = torch.arange(rows * 3.0).view(rows, 3)
-    placements = [strided(0, split_factor=inner), Shard(0)]
+    placements = [strided(0, split_factor=inner), data.draw(st.sampled_from([Shard(0), Replicate()]))]
     with tempfile.TemporaryDirectory() as folder:
         locals_ = []
         for rank in range(outer * inner):
@@ -218,7 +219,7 @@ def test_strided_shards_are_saved_and_loaded(data):
                     local, mesh, placements, run_check=False, shape=(rows, 3), stride=(3, 1)
                 )
                 locals_.append(local)
-                save({"w": tensor}, f"{folder}/out", rank=rank, world_size=outer * inner, max_shard_size=12)
+                save({"w": tensor}, f"{folder}/out", rank=rank, world_size=outer * inner, max_shard_size=size)
         found = {"w": torch.zeros(rows, 3)}
         load(found, f"{folder}/out")
         assert torch.equal(found["w"], whole)
