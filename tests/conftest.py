@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tests.processes import Launcher
 from tritonparam import Plan
 
 if importlib.util.find_spec("hypothesis") is None:  # on a bare CUDA host: skip the tests that need it, not their files
@@ -77,6 +78,12 @@ class LaunchRecorder:
 def launch_recorder() -> LaunchRecorder:
     """What to put in a kernel's place to see how it is launched."""
     return LaunchRecorder()
+
+
+@pytest.fixture
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Launcher:
+    """Runs a function in real processes, which are a gloo group; see tests/processes.py."""
+    return Launcher(tmp_path_factory.mktemp("processes"))
 
 
 @pytest.fixture

@@ -23,12 +23,17 @@ INNER_ROOMS = (
     "module.recording",
     "checkpoint.disk",
     "checkpoint.format",
+    "checkpoint.joint",
     "checkpoint.matching",
+    "checkpoint.wrappers",
     "cli.init",
     "cli.inspect",
     "cli.plan",
 )
-GROUND = ("_arguments", "_interrupt", "_lazy", "_locks", "_program", "_underflow", "_version", "dtype")
+GROUND = (
+    *("_arguments", "_interrupt", "_lazy", "_locks", "_meeting", "_processes", "_program", "_underflow", "_version"),
+    "dtype",
+)
 KERNELS = "kernels"
 OUTSIDE = ("tests", "bench", "tools", "kernels")  # beside the package, and not installed under these names
 RUNS_KERNELS = "plan.backends"

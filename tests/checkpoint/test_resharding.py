@@ -19,6 +19,7 @@ from tests.checkpoint.halves import halves
 from tests.fake_mesh import mesh_of
 from tritonparam import Box, Generator, Parameter, load, save
 from tritonparam.initializer import initializer
+from tritonparam.tensor import mesh_boxes
 
 distributed = pytest.importorskip("torch.distributed.tensor")
 Replicate, Shard = distributed.Replicate, distributed.Shard
@@ -207,15 +208,44 @@ def test_a_process_that_holds_nothing_writes_no_file(tmp_path):
     assert load_file(tmp_path / "out" / "shard-00001-model-00001-of-00001.safetensors")["w"].all()
 
 
-def test_dtensors_whose_local_tensors_are_no_boxes_are_refused(tmp_path):
-    strided = distributed.placement_types._StridedShard
+def test_dtensors_whose_local_tensors_are_not_as_their_placements_say_are_refused(tmp_path):
+    wrong = torch.zeros(1, 3)
     with mesh_of([2, 2]) as mesh:
-        local = torch.zeros(2, 3)
-        tensor = distributed.DTensor.from_local(local, mesh, [strided(0, split_factor=2), Replicate()], run_check=False)
-        with pytest.raises(ValueError, match="'w' is none"):
-            save({"w": tensor}, tmp_path / "out")
-        wrong = distributed.DTensor.from_local(
-            torch.zeros(1, 3), mesh, [Shard(0), Replicate()], run_check=False, shape=(6, 3), stride=(3, 1)
+        tensor = distributed.DTensor.from_local(
+            wrong, mesh, [Shard(0), Replicate()], run_check=False, shape=(6, 3), stride=(3, 1)
         )
-        with pytest.raises(ValueError, match="cut as torch cuts them"):
-            load({"w": wrong}, tmp_path / "out")
+        for call in (load, save):
+            with pytest.raises(ValueError, match=r"'w' has none: a local tensor must have the shape \(3, 3\)"):
+                call({"w": tensor}, tmp_path / "out")
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=30)
+def test_strided_shards_are_saved_and_loaded(data):
+    """As fully_shard cuts what tensor parallelism has cut, uneven rows too: several boxes of a tensor in a process."""
+    strided = distributed.placement_types._StridedShard
+    size = data.draw(st.sampled_from([12, 1000]))
+    rows, outer, inner = data.draw(st.integers(1, 13)), data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    whole = torch.arange(rows * 3.0).view(rows, 3)
+    placements = [strided(0, split_factor=inner), data.draw(st.sampled_from([Shard(0), Replicate()]))]
+    with tempfile.TemporaryDirectory() as folder:
+        locals_ = []
+        for rank in range(outer * inner):
+            with mesh_of([outer, inner], rank) as mesh:
+                held = mesh_boxes((mesh, placements), (rows, 3), rank)
+                local = torch.cat([torch.zeros(0, 3), *(each.box.of(whole) for each in held)])
+                tensor = distributed.DTensor.from_local(
+                    local, mesh, placements, run_check=False, shape=(rows, 3), stride=(3, 1)
+                )
+                locals_.append(local)
+                save({"w": tensor}, f"{folder}/out", rank=rank, world_size=outer * inner, max_shard_size=size)
+        found = {"w": torch.zeros(rows, 3)}
+        load(found, f"{folder}/out")
+        assert torch.equal(found["w"], whole)
+        for rank, local in enumerate(locals_):
+            with mesh_of([outer, inner], rank) as mesh:
+                tensor = distributed.DTensor.from_local(
+                    torch.zeros_like(local), mesh, placements, run_check=False, shape=(rows, 3), stride=(3, 1)
+                )
+                load({"w": tensor}, f"{folder}/out")
+                assert torch.equal(tensor.to_local(), local)

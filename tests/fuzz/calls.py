@@ -310,6 +310,7 @@ FILES: dict[str, Call] = {
             "world_size": fixed(None),
             "metadata": fixed(None),
             "progress": fixed(False),
+            "deadline": fixed(300.0),
         },
         other_names=("parameters",),
         errors=(CheckpointError, OSError, RuntimeError),

@@ -5,7 +5,15 @@ What a checkpoint is to hold before there is a model, and whether it holds that,
 
 from __future__ import annotations
 
-from tritonparam.checkpoint.disk import PartialFolder, as_path, check_target, replace_file, write_file
+from tritonparam.checkpoint.disk import (
+    PartialFolder,
+    as_path,
+    check_target,
+    close_locks,
+    hold,
+    replace_file,
+    write_file,
+)
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
 from tritonparam.checkpoint.files import (
     INDEX_NAME,
@@ -47,12 +55,14 @@ __all__ = [
     "as_path",
     "check_progress",
     "check_target",
+    "close_locks",
     "dtype_name",
     "encode_header",
     "find_files",
     "first_repeated",
     "format_size",
     "hash_tensor",
+    "hold",
     "in_groups",
     "index_text",
     "lay_out",

@@ -100,6 +100,15 @@ class Assembly(PartialFolder):
                 self.discard(free=True, mine=True)
             self.remove_if_empty()
 
+    def withdraw(self) -> None:
+        """Leave nothing of a save of several that failed, as all of them know; unless one is at work nevertheless."""
+        self.release()
+        if self._identity is not None:
+            with contextlib.suppress(CheckpointError, OSError), self._locked():
+                if self._is_mine():
+                    self.discard(free=True)
+                self.remove_if_empty()
+
     def _is_mine(self) -> bool:
         """Whether no other save has begun anew meanwhile."""
         begun = self._marker("begun", self._rank)

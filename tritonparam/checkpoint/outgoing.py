@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from tritonparam._arguments import got, shown
 from tritonparam.checkpoint.files import INDEX_NAME, encode_header, lay_out
+from tritonparam.checkpoint.joint import Division, Team
 from tritonparam.checkpoint.shards import in_groups, index_text, shard_names
 from tritonparam.checkpoint.stored import OFFSETS_KEY, SHAPE_KEY, SHARDING_KEY
-from tritonparam.checkpoint.targets import Slot, listed
+from tritonparam.checkpoint.targets import Slot
 from tritonparam.checkpoint.units import dtype_name
 from tritonparam.plan import Box, Copy, Plan, cut_boxes
 
@@ -46,89 +46,64 @@ class Outgoing:
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes that save one checkpoint.
-
-    Attributes:
-        rank, size: This process, and how many there are.
-        alone: Whether it writes all there is, so that nothing in its files has to say which box of which whole it is.
-        in_step: Whether they wait for each other, at barriers of torch.distributed.
-    """
-
-    rank: int = 0
-    size: int = 1
-    alone: bool = True
-    in_step: bool = False
-
-    @classmethod
-    def of(cls, slots: Iterable[Slot], rank: int | None, world_size: int | None) -> Team:
-        """The team that saves what `slots` say, rank and world_size as for `save`."""
-        if (rank is None) != (world_size is None):
-            raise ValueError(f"rank and world_size go together, got {shown(rank)} and {shown(world_size)}")
-        in_step = False
-        if rank is not None and world_size is not None:
-            for argument, value in (("rank", rank), ("world_size", world_size)):
-                if type(value) is not int:
-                    raise TypeError(f"{argument} must be an int, {got(value)}")
-            if not 0 <= rank < world_size:
-                raise ValueError(f"rank must be in [0, world_size), got {rank} and {world_size}")
-        elif torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-            in_step = True
-        boxes = [slot.name for slot in slots if not slot.is_whole]
-        if rank is not None and world_size is not None:
-            return cls(rank, world_size, False, in_step) if world_size > 1 or boxes else cls()
-        if boxes:
-            raise ValueError(
-                "rank and world_size must be given where tensors are boxes of larger ones and torch.distributed is not "
-                f"initialized; such are {listed(boxes)}"
-            )
-        return cls()
-
-    def writes(self, slot: Slot) -> bool:
-        """Whether this process is to write what it holds of a tensor."""
-        if self.alone:
-            return True
-        mine = slot.mine if slot.mine is not None else self.rank == 0 or not slot.is_whole
-        return mine and (bool(math.prod(slot.box.sizes)) or not math.prod(slot.shape))
-
-    def wait(self) -> None:
-        """Wait until all are here, if they are in step."""
-        if self.in_step:
-            torch.distributed.barrier()
-
-
-@dataclass(frozen=True)
 class Part:
     """What this process writes.
 
     Attributes:
         shards: The tensors of each safetensors file, by its name.
         texts: The other files, by name.
+        boxes: Whether the headers say which box of which whole each tensor is.
     """
 
     shards: Mapping[str, Sequence[Outgoing]]
     texts: Mapping[str, str]
+    boxes: bool
 
     @classmethod
-    def of(cls, target: object, outgoing: Mapping[Slot, Outgoing], team: Team, limit: int) -> Part:
-        """The part of a folder that this process writes, in safetensors files of at most `limit` bytes.
+    def of(cls, target: object, outgoing: Mapping[Slot, Sequence[Outgoing]], team: Team, limit: int) -> Part:
+        """The part of a folder that this process writes, where processes do not talk to each other.
 
         Args:
             target: What is saved; a module may have a configuration.
             outgoing: All tensors of it that this process holds.
             team: Who saves.
-            limit: A larger tensor has a file to itself.
+            limit: The most bytes in a file; a larger tensor has a file to itself.
         """
-        mine = [each for slot, each in outgoing.items() if team.writes(slot)]
-        groups = in_groups(mine, limit) if mine or team.alone else []
-        shards = dict(zip(shard_names(len(groups), None if team.alone else team.rank), groups, strict=True))
-        texts = _companions(target, outgoing.values()) if team.rank == 0 else {}
-        if team.alone and len(shards) > 1:
+        mine = [each for slot, boxes in outgoing.items() if team.writes(slot) for each in boxes]
+        texts = companions(target, outgoing.values()) if team.rank == 0 else {}
+        if not team.alone:
+            return cls(in_shards(mine, team.rank, limit), texts, True)
+        groups = in_groups(mine, limit)
+        shards = dict(zip(shard_names(len(groups)), groups, strict=True))
+        if len(shards) > 1:
             files = {each.name: name for name, group in shards.items() for each in group}
             count = sum(math.prod(each.box.sizes) for each in mine)
             texts[INDEX_NAME] = index_text(files, count, sum(each.nbytes for each in mine))
-        return cls(shards, texts)
+        return cls(shards, texts, False)
+
+    @classmethod
+    def of_division(
+        cls, target: object, outgoing: Mapping[Slot, Sequence[Outgoing]], rank: int, division: Division
+    ) -> Part:
+        """The part of a folder that process `rank` writes, where all have agreed on a division; else as `of`."""
+        texts = companions(target, outgoing.values()) if rank == 0 else {}
+        by_name = {boxes[0].name: boxes for boxes in outgoing.values() if boxes}
+        if division.files is None:
+            mine = [
+                each
+                for slot, boxes in outgoing.items()
+                for each in boxes
+                if (slot.numel or 0 in slot.shape) and division.writes(rank, each.name, slot.mine)
+            ]
+            return cls(in_shards(mine, rank, division.limit), texts, True)
+        shards = {
+            file.name: [each for name in file.tensors for each in by_name[name]]
+            for file in division.files
+            if file.writer == rank
+        }
+        if rank == 0 and len(division.files) > 1:
+            texts[INDEX_NAME] = index_text(division.weight_map, division.numel, division.nbytes)
+        return cls(shards, texts, False)
 
     @property
     def tensors(self) -> tuple[Outgoing, ...]:
@@ -140,9 +115,22 @@ class Part:
         """The bytes of all tensors."""
         return sum(each.nbytes for each in self.tensors)
 
-    def lay_out(self, kept: Mapping[str, str], boxes: bool) -> dict[str, ShardFile]:
+    def lay_out(self, kept: Mapping[str, str]) -> dict[str, ShardFile]:
         """The safetensors files, by name; arguments and errors as for `ShardFile.of`."""
-        return {name: ShardFile.of(group, kept, boxes) for name, group in self.shards.items()}
+        return {name: ShardFile.of(group, kept, self.boxes) for name, group in self.shards.items()}
+
+
+def in_shards(boxes: Iterable[Outgoing], rank: int, limit: int) -> dict[str, list[Outgoing]]:
+    """The files of one process of several that write boxes: the boxes of one tensor are in different ones."""
+    layers: list[list[Outgoing]] = []
+    counts: dict[str, int] = {}
+    for each in boxes:
+        layer = counts[each.name] = counts.get(each.name, -1) + 1
+        if layer == len(layers):
+            layers.append([])
+        layers[layer].append(each)
+    groups = [group for layer in layers for group in in_groups(layer, limit)]
+    return dict(zip(shard_names(len(groups), rank), groups, strict=True))
 
 
 @dataclass(frozen=True)
@@ -176,7 +164,7 @@ class ShardFile:
         return cls(encode_header(extents, metadata), tuple(by_name[name] for name in extents))
 
 
-def _companions(target: object, tensors: Iterable[Outgoing]) -> dict[str, str]:
+def companions(target: object, tensors: Iterable[Sequence[Outgoing]]) -> dict[str, str]:
     """The configuration of a transformers model, as its own `save_pretrained` writes it."""
     config = getattr(target, "config", None)
     to_json = getattr(config, "to_json_string", None)
@@ -184,7 +172,7 @@ def _companions(target: object, tensors: Iterable[Outgoing]) -> dict[str, str]:
         return {}
     values = json.loads(to_json())
     values["architectures"] = [type(target).__name__.removeprefix("FSDP")]  # which fully_shard puts before it
-    dtypes = {each.dtype for each in tensors if each.dtype.is_floating_point}
+    dtypes = {each.dtype for boxes in tensors for each in boxes if each.dtype.is_floating_point}
     if len(dtypes) == 1:
         values["dtype" if "torch_dtype" not in values else "torch_dtype"] = dtype_name(dtypes.pop())
     return {"config.json": json.dumps(values, indent=2, sort_keys=True) + "\n"}

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tritonparam._arguments import shown as briefly
+from tritonparam._meeting import ProcessesError
+from tritonparam._processes import DEADLINE, Processes, check_deadline
 from tritonparam.checkpoint.assembly import OPTION, Assembly
 from tritonparam.checkpoint.disk import as_path, replace_file, shown, write_file
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
 from tritonparam.checkpoint.files import is_tensor_name, is_text
-from tritonparam.checkpoint.outgoing import ByteStream, Outgoing, Part, ShardFile, Team
+from tritonparam.checkpoint.joint import BOXES, NOTHING, WHOLE, Held, Offer, Team, divide
+from tritonparam.checkpoint.outgoing import ByteStream, Outgoing, Part, ShardFile
 from tritonparam.checkpoint.progress import ProgressBar, check_progress
 from tritonparam.checkpoint.stored import SHARDING_KEY
 from tritonparam.checkpoint.targets import Renaming, Slot, Target, listed, rename, slots_of
-from tritonparam.checkpoint.units import format_size, parse_size
+from tritonparam.checkpoint.units import dtype_name, format_size, parse_size
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module import recording_paused
 from tritonparam.plan import check_memory
@@ -68,6 +74,7 @@ def save(
     world_size: int | None = None,
     metadata: Mapping[str, str] | None = None,
     progress: bool | None = None,
+    deadline: float = DEADLINE,
 ) -> SaveReport:
     """Write `target` to safetensors files that `load`, transformers and torch's distributed checkpoint read.
 
@@ -82,13 +89,18 @@ def save(
     Tied tensors are written once, under their first name. A folder also has the `config.json` of a module that has a
     transformers configuration, so that `from_pretrained` takes it.
 
-    Where tensors are only boxes of larger ones, several processes save together: each calls this with the same path,
-    and writes the boxes that it holds to files of its own, as torch.distributed.checkpoint's HuggingFaceStorageWriter
-    does. What a process holds whole is written by rank 0 alone, and what several hold of one DTensor by one of them.
-    Processes do not talk to each other, but for three barriers if torch.distributed is initialized and rank is None;
-    the last to finish gives the folder its name. (Without barriers, a save of which only some processes had begun, and
-    were done, cannot be told from the next one, unless `metadata` differs, say by the step: delete its ".partial"
-    folder.)
+    Where torch.distributed is initialized, all its processes save together: each calls this with the same path. They
+    first compare names, shapes, dtypes and arguments, by small messages through the store of the process group; an
+    error in one is an error in all, and nothing appears. Then each writes files of its own, and nothing else is sent.
+
+    - What is whole is written once, by one of the processes that hold it, in the files that one process would write;
+      processes may hold different tensors, such as the stages of a pipeline.
+    - Where tensors are boxes of larger ones (DTensors, FullyShardedDataParallel), each process writes the boxes that it
+      holds, as torch.distributed.checkpoint's HuggingFaceStorageWriter does; what several hold is written once.
+
+    With rank and world_size processes say nothing to each other, and the last to finish gives the folder its name; what
+    is whole is written by rank 0. (A save of which only some processes had begun, and were done, cannot be told from
+    the next one, unless `metadata` differs, say by the step: delete its ".partial" folder.)
 
     Args:
         target: As for `load`; a module that is not deferred.
@@ -97,10 +109,11 @@ def save(
         dtype: A floating-point dtype that all floats are cast to; None for their own.
         mapping: From a name here to the name in the checkpoint, as for `load`.
         overwrite: Whether to replace what is there, if it is a checkpoint, once the new one is whole.
-        rank, world_size: This process, and how many save together; None for what torch.distributed says. With 0 and 1,
-            one process of several saves alone what it holds whole.
+        rank, world_size: This process, and how many save together without messages; None for all processes of
+            torch.distributed, with messages. With 0 and 1, one process of several saves alone what it holds whole.
         metadata: Strings to keep in the header of every file.
         progress: As for `load`.
+        deadline: For how many seconds to wait for a process that gives no sign of life.
 
     Returns:
         What was written by this process.
@@ -109,10 +122,11 @@ def save(
         TypeError: An argument has none of these types.
         ValueError: `path` is empty or has a NUL, a module is deferred (`materialize` it first), mapping gives two
             tensors one name or one that no file can have, a tensor has no strided memory of its own, a size, rank or
-            dtype is out of range, or a tensor is a box and rank and world_size are unknown.
+            dtype is out of range, a tensor is a box and rank and world_size are unknown, or a module under fully_shard
+            is gathered (`reshard` it first).
         tritonparam.checkpoint.CheckpointError: `path` exists and may not be replaced or cannot be a folder or file,
-            another process is writing it, what lies where the work is done is not of a save, or safetensors has no
-            such dtype.
+            another process is writing it, what lies where the work is done is not of a save, safetensors has no such
+            dtype, or another process of the save failed, disagrees, did not come before the deadline, or is gone.
         OSError: The disk refuses. Then `path` is as before.
 
     Examples:
@@ -123,25 +137,80 @@ def save(
         ...     print(report.files, load_file(f"{folder}/linear/model.safetensors")["bias"].dtype)
         ('model.safetensors',) torch.bfloat16
     """
-    check_progress(progress)
-    if not isinstance(overwrite, bool):
-        raise TypeError(f"overwrite must be a bool, got {briefly(overwrite)}")
-    out, limit, kept = as_path(path), _size(max_shard_size), _strings(metadata)
-    cast = float_dtype(dtype)
-    with recording_paused(), torch.inference_mode(False), torch.no_grad():
+    processes = Processes() if rank is not None and world_size is not None else Processes.of()
+    what = f"save to {briefly(str(path) if isinstance(path, (str, Path)) else path)}"
+
+    def prepared() -> _Work:
+        check_deadline("deadline", deadline)
+        check_progress(progress)
+        if not isinstance(overwrite, bool):
+            raise TypeError(f"overwrite must be a bool, got {briefly(overwrite)}")
+        out, limit, kept = as_path(path), _size(max_shard_size), _strings(metadata)
+        cast = float_dtype(dtype)
         with REALIZING:
             slots = [slot for slot in slots_of(target) if slot.expected]
             _check_real(slots)
             outgoing = {slot: _outgoing(slot, names[0], cast) for slot, names in rename(slots, mapping).items()}
-        team = Team.of(slots, rank, world_size)
-        one_file = out.suffix == ".safetensors"
-        if one_file and not team.alone:
+        told = rank is None and world_size is None and processes.is_group
+        team = Team.of(slots, *((processes.rank, processes.size) if told else (rank, world_size)))
+        if out.suffix == ".safetensors" and not team.alone:
             raise ValueError(f"path must be a folder where several processes save together, got {briefly(str(path))}")
-        part = Part({out.name: list(outgoing.values())}, {}) if one_file else Part.of(target, outgoing, team, limit)
-        with ProgressBar.of("saving", part.nbytes, progress) as bar:
-            if one_file:
-                return _save_file(part, out, kept, overwrite, bar.advance)
-            return _save_folder(part, out, team, kept, overwrite, bar.advance)
+        return _Work(target, outgoing, team, out, limit, kept, overwrite)
+
+    with recording_paused(), torch.inference_mode(False), torch.no_grad():
+        if processes.size > 1:
+            try:
+                return _save_together(prepared, processes, what, deadline, progress)
+            except ProcessesError as error:
+                raise CheckpointError(str(error)) from None
+        work = prepared()
+        if work.out.suffix == ".safetensors":
+            return _save_file(work, progress)
+        return _save_folder(work, progress)
+
+
+@dataclass(frozen=True)
+class _Boxes:
+    """A tensor as it is in the checkpoint: its name, its dtype, and the boxes of it that are held here."""
+
+    name: str
+    dtype: torch.dtype
+    tensors: Sequence[Outgoing]
+
+    def held(self, slot: Slot) -> Held:
+        """What the others have to know of it."""
+        how = WHOLE if slot.is_whole else BOXES if slot.numel else NOTHING
+        nbytes = math.prod(slot.shape) * self.dtype.itemsize
+        return Held(self.name, dtype_name(self.dtype), slot.shape, nbytes, how)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The checked arguments of a save.
+
+    Attributes:
+        target, out, limit, kept, overwrite: What, where, the most bytes of a file, strings for headers, and whether.
+        outgoing: The boxes that are held here of each tensor.
+        team: Who saves.
+    """
+
+    target: object
+    outgoing: Mapping[Slot, _Boxes]
+    team: Team
+    out: Path
+    limit: int
+    kept: Mapping[str, str]
+    overwrite: bool
+
+    def offer(self) -> Offer:
+        """What the others have to know of it."""
+        settings = {
+            "path": str(self.out),
+            "max_shard_size": self.limit,
+            "metadata": self.kept,
+            "overwrite": self.overwrite,
+        }
+        return Offer(settings, [boxes.held(slot) for slot, boxes in self.outgoing.items()])
 
 
 def _size(max_shard_size: int | str) -> int:
@@ -173,21 +242,29 @@ def _check_real(slots: Iterable[Slot]) -> None:
         raise ValueError(f"target must have values: materialize it first; deferred are {listed(deferred)}")
 
 
-def _outgoing(slot: Slot, name: str, cast: torch.dtype | None) -> Outgoing:
+def _outgoing(slot: Slot, name: str, cast: torch.dtype | None) -> _Boxes:
+    """What a tensor is called in the checkpoint, its dtype there, and the boxes of it that are held here."""
     if not is_tensor_name(name):
         raise ValueError(f"target must have names that a file can have, got {briefly(name)}")
     dtype = cast if cast is not None and slot.dtype.is_floating_point else slot.dtype
-    if slot.lazy is None:
-        local = slot.values
-        if local is None:
-            raise ValueError(f"target must have values, and {briefly(slot.name)} has none")
-        try:
-            check_memory("target", local)
-        except ValueError as error:
-            raise ValueError(f"{briefly(slot.name)} cannot be saved: {error}") from None
-        return Outgoing(name, dtype, slot.box, slot.shape, lambda: local)
-    draft: Tensor = lazy_like(slot.lazy)
-    return Outgoing(name, dtype, slot.box, slot.shape, lambda: _drawn(draft), drawn=True)
+    if slot.lazy is not None:
+        draft: Tensor = lazy_like(slot.lazy)
+        return _Boxes(name, dtype, [Outgoing(name, dtype, slot.box, slot.shape, lambda: _drawn(draft), drawn=True)])
+    local = slot.values
+    if local is None:
+        raise ValueError(f"target must have values, and {briefly(slot.name)} has none")
+    try:
+        check_memory("target", local)
+    except ValueError as error:
+        raise ValueError(f"{briefly(slot.name)} cannot be saved: {error}") from None
+    parts = [(slot.box, local)] if slot.parts is None else slot.parts
+    return _Boxes(
+        name, dtype, [Outgoing(name, dtype, box, slot.shape, partial(_same, values)) for box, values in parts]
+    )
+
+
+def _same(values: torch.Tensor) -> torch.Tensor:
+    return values
 
 
 def _drawn(draft: Tensor) -> torch.Tensor:
@@ -197,47 +274,84 @@ def _drawn(draft: Tensor) -> torch.Tensor:
     return once.torch
 
 
-def _save_file(
-    part: Part, out: Path, kept: Mapping[str, str], overwrite: bool, advance: Callable[[int], None]
-) -> SaveReport:
-    """Write the one file of `part` to `out`, which is as before until then."""
-    file = part.lay_out(kept, boxes=False)[out.name]
-    replace_file(out, _parts(file), overwrite, OPTION, advance)
-    return _report(part, out, True)
+def _save_file(work: _Work, progress: bool | None) -> SaveReport:
+    """Write all to the one file `out`, which is as before until then."""
+    tensors = [each for boxes in work.outgoing.values() for each in boxes.tensors]
+    part = Part({work.out.name: tensors}, {}, boxes=False)
+    with ProgressBar.of("saving", part.nbytes, progress) as bar:
+        file = part.lay_out(work.kept)[work.out.name]
+        replace_file(work.out, _parts(file), work.overwrite, OPTION, bar.advance)
+    return _report(part, work.out, True)
 
 
-def _save_folder(
-    part: Part, out: Path, team: Team, kept: Mapping[str, str], overwrite: bool, advance: Callable[[int], None]
-) -> SaveReport:
-    """Write `part`, and give the folder its name if all other parts are there; between barriers where there are any."""
-    assembly = Assembly(out, overwrite, team.rank, team.size)
-    identity = {"metadata": kept}
-    complete = False
-    try:
+def _save_folder(work: _Work, progress: bool | None) -> SaveReport:
+    """Write this process's part, and give the folder its name if all other parts are there."""
+    outgoing = {slot: boxes.tensors for slot, boxes in work.outgoing.items()}
+    part = Part.of(work.target, outgoing, work.team, work.limit)
+    with ProgressBar.of("saving", part.nbytes, progress) as bar:
+        assembly = Assembly(work.out, work.overwrite, work.team.rank, work.team.size)
         try:
-            files = part.lay_out(kept, boxes=not team.alone)
-            if team.rank == 0 or not team.in_step:
-                assembly.begin(identity, fresh=team.in_step)
+            files = part.lay_out(work.kept)
+            assembly.begin({"metadata": work.kept})
+            complete = _write(part, files, assembly, bar)
+        except BaseException:
+            assembly.abandon()
+            raise
         finally:
-            team.wait()
-        if team.rank != 0 and team.in_step:
-            assembly.begin(identity)
-        for name, file in files.items():
-            write_file(assembly.folder / name, _parts(file), advance)
-        for name, text in part.texts.items():
-            write_file(assembly.folder / name, [text.encode()])
-        complete = assembly.finish([*files, *part.texts])
+            assembly.release()
+    return _report(part, work.out, complete)
+
+
+def _save_together(
+    prepared: Callable[[], _Work], processes: Processes, what: str, deadline: Any, progress: bool | None
+) -> SaveReport:
+    """Write this process's part in step with the others: compare, make the folder, write, and see that all have."""
+    works: list[tuple[_Work, Assembly]] = []
+
+    def offered() -> bytes:
+        work = prepared()
+        works.append((work, Assembly(work.out, work.overwrite, work.team.rank, work.team.size)))
+        return work.offer().to_bytes()
+
+    offers = [Offer.from_bytes(each) for each in processes.exchange(offered, what)]
+    (work, assembly), processes = works[0], replace(processes, deadline=float(deadline))
+    identity = {"metadata": work.kept}
+
+    def begun() -> tuple[Part, dict[str, ShardFile]]:
+        outgoing = {slot: boxes.tensors for slot, boxes in work.outgoing.items()}
+        part = Part.of_division(work.target, outgoing, processes.rank, divide(offers, work.limit))
+        files = part.lay_out(work.kept)
+        if processes.rank == 0:
+            assembly.begin(identity, fresh=True)
+        return part, files
+
+    def written() -> bytes:
+        try:
+            with processes.working(), ProgressBar.of("saving", part.nbytes, progress) as bar:
+                if processes.rank != 0:
+                    assembly.begin(identity)
+                return b"complete" if _write(part, files, assembly, bar) else b""
+        finally:
+            assembly.release()  # before the others hear of it, so that process 0 can remove what is there
+
+    try:
+        part, files = processes.together(begun, what)
+        if b"complete" not in processes.exchange(written, what):
+            raise CheckpointError(f"{shown(assembly.out)} is not whole: the processes do not see each other's files")
     except BaseException:
-        assembly.abandon()
+        if processes.rank == 0:
+            assembly.withdraw()
         raise
-    finally:
-        assembly.release()
-        team.wait()
-        complete = not assembly.folder.exists() if team.in_step else complete
-        team.wait()  # only now may one of them begin the next save
-    if team.in_step and not complete:
-        raise CheckpointError(f"{shown(assembly.out)} is not whole: another process could not write its part")
-    return _report(part, out, complete)
+    return _report(part, work.out, True)
+
+
+def _write(part: Part, files: Mapping[str, ShardFile], assembly: Assembly, bar: ProgressBar) -> bool:
+    """Write all files of this process; whether those of all are there, and the folder has its name."""
+    for name, file in files.items():
+        write_file(assembly.folder / name, _parts(file), bar.advance)
+    for name, text in part.texts.items():
+        write_file(assembly.folder / name, [text.encode()])
+    return assembly.finish([*files, *part.texts])
 
 
 def _parts(file: ShardFile) -> Iterator[bytes | memoryview]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,11 @@ import torch
 
 from tritonparam._arguments import got, shown
 from tritonparam.checkpoint.stored import whole_box
+from tritonparam.checkpoint.wrappers import Flat, check_sharded, flat_tensors
 from tritonparam.module import Declaration, History, declared
 from tritonparam.parameter import Parameter, ParameterTuple
 from tritonparam.plan import CAST_DTYPES, Box
-from tritonparam.tensor import Tensor, box_of, is_dtensor, mesh_box
+from tritonparam.tensor import Tensor, box_of, is_dtensor, mesh_boxes
 
 Target = (
     torch.nn.Module
@@ -37,9 +39,11 @@ class Slot:
     Attributes:
         names: Its name and, of tied ones, the further ones; of a module, those that its state dict has if it has one.
         shape: Of the whole.
-        box: Which box of the whole is held here, or will be.
+        box: Which box of the whole is held here, or will be; of several, the smallest that they all lie in.
         dtype: The dtype it has, or was declared with.
         values: The real local tensor, of the shape of the box; None where there is none yet.
+        parts: Where what is held is several boxes, or `values` is not of the shape of the box: the boxes, each with its
+            view of `values`. Else None.
         lazy: The lazy Tensor or Parameter.
         declaration: What a deferred tensor of a module is to hold.
         expected: Whether a checkpoint is to have it.
@@ -57,6 +61,17 @@ class Slot:
     expected: bool = True
     mine: bool | None = None
     mesh: Any = None
+    parts: list[tuple[Box, torch.Tensor]] | None = None
+
+    @property
+    def boxes(self) -> list[Box]:
+        """The boxes of the whole that are held here, or will be."""
+        return [self.box] if self.parts is None else [box for box, _ in self.parts]
+
+    @property
+    def numel(self) -> int:
+        """How many elements are held here, or will be."""
+        return sum(math.prod(box.sizes) for box in self.boxes)
 
     @property
     def name(self) -> str:
@@ -66,7 +81,7 @@ class Slot:
     @property
     def is_whole(self) -> bool:
         """Whether all of the tensor is held here."""
-        return self.box == whole_box(self.shape)
+        return self.box == whole_box(self.shape) and len(self.boxes) == 1
 
 
 def slots_of(target: Any) -> list[Slot]:
@@ -74,9 +89,14 @@ def slots_of(target: Any) -> list[Slot]:
 
     Raises:
         TypeError: target is nothing that holds tensors.
-        ValueError: Two Parameters have one name, or a tensor has no values and nothing that says which it should have.
+        ValueError: Two Parameters have one name, a tensor has no values and nothing that says which it should have, or
+            parameters that are sharded are gathered just now.
     """
     if isinstance(target, torch.nn.Module):
+        check_sharded(target)
+        flat = flat_tensors(target)
+        if flat is not None:
+            return [_flat_slot(each) for each in flat]
         return [_declared_slot(each) for each in declared(target)]
     if isinstance(target, Mapping):
         return _mapped_slots(target)
@@ -148,16 +168,42 @@ def _dtensor_slot(names: tuple[str, ...], tensor: Any) -> Slot:
             names, shape, Box((0,) * len(shape), (0,) * len(shape)), tensor.dtype, values=local, mine=False, mesh=mesh
         )
     try:
-        box = mesh_box((mesh, placements), shape)
+        held = mesh_boxes((mesh, placements), shape, local=tuple(local.shape))
     except ValueError as error:
-        raise ValueError(f"target must hold boxes of tensors, and {shown(names[0])} is none: {error}") from None
-    if tuple(local.shape) != box.sizes:
-        raise ValueError(
-            f"target must hold DTensors cut as torch cuts them: that of {shown(names[0])} has a local tensor of shape "
-            f"{tuple(local.shape)}, not {box.sizes}"
-        )
+        raise ValueError(f"target must hold boxes of tensors, and {shown(names[0])} has none: {error}") from None
     first = all(not each.is_replicate() or not at for each, at in zip(placements, coordinate, strict=True))
-    return Slot(names, shape, box, tensor.dtype, values=local, mine=first, mesh=mesh)
+    if 0 in shape:  # then all hold all of it
+        return Slot(names, shape, whole_box(shape), tensor.dtype, values=local.new_empty(shape), mine=first, mesh=mesh)
+    if len(held) == 1:
+        return Slot(names, shape, held[0].box, tensor.dtype, values=local, mine=first, mesh=mesh)
+    parts = [(each.box, each.place.of(local)) for each in held]
+    return Slot(names, shape, _around(shape, parts), tensor.dtype, values=local, mine=first, mesh=mesh, parts=parts)
+
+
+def _flat_slot(each: Flat) -> Slot:
+    if each.tensor is not None:
+        slot = _tensor_slot(each.names, each.tensor)
+        slot.expected = each.persistent
+        return slot
+    if each.values.is_meta:
+        raise ValueError(f"target must hold tensors with values, and {shown(each.names[0])} is on the meta device")
+    whole = whole_box(each.shape)
+    if each.values.numel() == math.prod(each.shape):
+        values = each.values.view(each.shape)
+        return Slot(each.names, each.shape, whole, each.values.dtype, values=values, mine=each.mine)
+    parts = each.parts()
+    box = _around(each.shape, parts)
+    return Slot(each.names, each.shape, box, each.values.dtype, values=each.values, mine=each.mine, parts=parts)
+
+
+def _around(shape: tuple[int, ...], parts: list[tuple[Box, torch.Tensor]]) -> Box:
+    """The smallest box that all of `parts` lie in."""
+    if not parts:
+        return Box((0,) * len(shape), (0,) * len(shape))
+    lows = [min(each) for each in zip(*(box.offsets for box, _ in parts), strict=True)]
+    ends = ([o + n for o, n in zip(box.offsets, box.sizes, strict=True)] for box, _ in parts)
+    highs = [max(each) for each in zip(*ends, strict=True)]
+    return Box(tuple(lows), tuple(high - low for low, high in zip(lows, highs, strict=True)))
 
 
 def lay_slots(slots: Iterable[Slot], layouts: Any, rank: int | None) -> None:

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +36,8 @@ INIT_EXAMPLES = """[bold]Examples[/bold]
   tritonparam init mypackage.models:build --out model --max-shard-size 2GB
 
   tritonparam init gpt2-seed0/tritonparam.json --out the-same-again
+
+  torchrun --nproc-per-node 8 -m tritonparam init llama/config.json --out llama
 """
 INSPECT_EXAMPLES = """[bold]Examples[/bold]
 
@@ -123,26 +125,56 @@ def init(
     report: Annotated[
         bool, typer.Option("--report", help="Print the law and key of every tensor, and the memory and time it took.")
     ] = False,
+    deadline: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long to wait for other processes that give no sign of life.")
+    ] = 300.0,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Write the freshly initialized checkpoint of SPEC: sharded safetensors, its config, and a record to repeat it.
 
     Memory holds some tens of megabytes at a time; only tensors that have to be replayed are held whole, one after the
     other. A run that was cut short continues when it is started again; DIR appears only when all of it is there.
+
+    Started by torchrun, the processes divide the files among them, which are the same as those of one process.
     """
     from tritonparam.checkpoint import ProgressBar, check_target, parse_dtype, parse_size
-    from tritonparam.cli.init import check_device, prepare, print_report, print_written, write_checkpoint, written_json
+    from tritonparam.cli.init import (
+        agree,
+        check_device,
+        own_device,
+        prepare,
+        print_report,
+        print_written,
+        share,
+        started_processes,
+        write_checkpoint,
+        written_json,
+    )
 
-    check_target(out, overwrite)
-    size = None if max_shard_size is None else parse_size(max_shard_size, "--max-shard-size")
-    chosen = None if dtype is None else parse_dtype(dtype, "--dtype")
-    where = check_device(device, backend)
-    job = prepare(spec, target=target, seed=seed, dtype=chosen, max_shard_size=size)
+    processes = started_processes(deadline)
+
+    def prepared() -> Any:
+        check_target(out, overwrite)
+        size = None if max_shard_size is None else parse_size(max_shard_size, "--max-shard-size")
+        chosen = None if dtype is None else parse_dtype(dtype, "--dtype")
+        where = check_device(own_device(device), backend)
+        return prepare(spec, target=target, seed=seed, dtype=chosen, max_shard_size=size), where
+
+    job, where = agree(processes, prepared, out, overwrite)
     imported()
-    with ProgressBar("writing", job.nbytes, quiet=as_json) as progress:
+    mine = sum(shard.nbytes for shard in share(job, processes))
+    with ProgressBar("writing", mine, quiet=as_json or processes.rank > 0) as progress:
         written = write_checkpoint(
-            job, out, device=where, backend=backend, overwrite=overwrite, progress=progress.advance
+            job,
+            out,
+            device=where,
+            backend=backend,
+            overwrite=overwrite,
+            progress=progress.advance,
+            processes=processes,
         )
+    if processes.rank > 0:
+        return
     if as_json:
         typer.echo(written_json(job, written, out, report=report))
     else:

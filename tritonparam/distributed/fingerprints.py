@@ -91,16 +91,16 @@ def fingerprint(
     Everything is read once, where it is: on a CUDA device in one launch. Of a module, parameters and persistent buffers
     count, which a checkpoint has; tied ones once, under their first name.
 
-    If there are DTensors over several processes, each of these calls this. Every process reads its own box, and what
-    several hold counts once: of a DTensor by the first of its replicas, of what is no DTensor by the first process. Two
-    small all-reduces tell whether all hold parts of the same tensors, and add up six integers a tensor. Where there are
-    no DTensors and no group, nothing is communicated.
+    If there are DTensors or boxes over several processes, each of these calls this. Every process reads its own boxes,
+    and what several hold counts once: of a DTensor by the first of its replicas, of what is no DTensor by the first
+    process. Two small all-reduces tell whether all hold parts of the same tensors, and add up six integers a tensor.
+    Where there are neither and no group, nothing is communicated.
 
     Args:
         target: As for `save`: a torch.nn.Module, a Parameter, an iterable of Parameters or a mapping from names to
             Parameters and torch tensors; or the path of a checkpoint, as for `load`.
-        group: The torch.distributed process group that holds `target` together, if Parameters are boxes, or DTensors
-            are on meshes of different processes; None for the processes of the DTensors' meshes.
+        group: The torch.distributed process group that holds `target` together. None for the processes of the DTensors'
+            meshes; for all processes if there are boxes without a mesh: Parameters of `init_data(layout)`, FSDP1.
         backend: As for `Plan`. It changes no bit.
         progress: Whether to show a bar on standard error while files are read; None shows one on a terminal, for more
             than 1 GB.
@@ -131,7 +131,9 @@ def fingerprint(
             return _of_checkpoint(target, backend, progress)
         with REALIZING:
             slots = sorted((slot for slot in slots_of(target) if slot.expected), key=lambda slot: slot.name)
-        processes = Processes.of(group, [slot.mesh for slot in slots if slot.mesh is not None])
+        cut_by_none = any(not slot.is_whole and slot.mesh is None for slot in slots)
+        meshes = [slot.mesh for slot in slots if slot.mesh is not None]
+        processes = Processes.in_group(None) if group is None and cut_by_none else Processes.of(group, meshes)
         found, error = np.zeros((len(slots), 3), np.uint64), None
         try:
             _check(slots, processes)
@@ -182,16 +184,16 @@ def _own_sums(slots: list[Slot], processes: Processes, backend: str | None) -> N
     numbers, operations = [], []
     for number, slot in enumerate(slots):
         counts = processes.is_first if slot.mine is None and slot.is_whole else slot.mine is not False
-        values = slot.values
-        if not counts or values is None:
+        if not counts or slot.values is None:
             continue
-        try:
-            operations.append(Sum(values, fingerprint_key(slot.name), slot.shape, slot.box.offsets))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"target, {shown(slot.name)}: {error}") from None
-        numbers.append(number)
-        found[number, 2] = values.numel()
-    found[numbers, :2] = sums(operations, backend)
+        for box, values in slot.parts if slot.parts is not None else [(slot.box, slot.values)]:
+            try:
+                operations.append(Sum(values, fingerprint_key(slot.name), slot.shape, box.offsets))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"target, {shown(slot.name)}: {error}") from None
+            numbers.append(number)
+            found[number, 2] += np.uint64(values.numel())
+    np.add.at(found[:, :2], numbers, sums(operations, backend))  # modulo 2**64
     return found
 
 

@@ -217,12 +217,17 @@ class PartialFolder:
             UsageError: A process is at it, or it may not go.
         """
         if not mine:
-            self._check_nobody_is_at_it()
+            self.check_nobody_is_at_it()
         if self._weights() and not free and not self.overwrite:
             raise UsageError(f"{shown(self.root)} holds an unfinished run; finish it, delete it or use {self._option}")
         self._clear()
 
-    def _check_nobody_is_at_it(self) -> None:
+    def check_nobody_is_at_it(self) -> None:
+        """Refuse what a process is at that is alive, by the file in `state` that it keeps locked.
+
+        Raises:
+            UsageError: There is one.
+        """
         for begun in self.state.glob("begun-*"):
             held = lock(begun)  # raises where that process is alive
             if held is not None:
@@ -299,7 +304,7 @@ class PartialFolder:
                 return
             if self.folder.exists() and any(self.state.glob("done-*")):
                 return  # of a process that had nothing to write
-            self._check_nobody_is_at_it()
+            self.check_nobody_is_at_it()
             self._drop_replaced()
             self._clear()
             for each in (self.state, self.root, *self._made):

@@ -15,7 +15,7 @@ from tritonparam.checkpoint.matching.nested import Nested, agrees, nested
 from tritonparam.checkpoint.staging import Move
 from tritonparam.checkpoint.stored import Checkpoint, StoredTensor
 from tritonparam.checkpoint.targets import Renaming, Slot, listed, rename
-from tritonparam.plan import check_memory, check_writable, is_a_run
+from tritonparam.plan import Box, check_memory, check_writable, is_a_run
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,9 @@ class Match:
     @property
     def nbytes(self) -> int:
         """The bytes to read."""
-        found = ((slot, tensor) for slot, tensor in self.found.items() if slot not in self._followers)
-        return sum(tensor.dtype.itemsize * math.prod(slot.box.sizes) for slot, tensor in found)
+        found = [(slot, tensor) for slot, tensor in self.found.items() if slot not in self._followers]
+        in_one = sum(t.dtype.itemsize * math.prod(slot.box.sizes) for slot, t in found if slot.parts is None)
+        return in_one + sum(t.dtype.itemsize * slot.numel for slot, t in found if slot.parts is not None)
 
     def _check_names(self, missing: Iterable[Slot]) -> None:
         sides = {"missing": [slot.name for slot in missing], "unexpected": self._unexpected}
@@ -119,7 +120,7 @@ class Match:
 
     def _check_cover(self) -> None:
         for slot, tensor in self.found.items():
-            lacking = tensor.uncovered(slot.box)
+            lacking = tensor.uncovered(slot.box) if slot.parts is None else _uncovered(tensor, slot.boxes)
             if lacking is not None:
                 raise CheckpointError(
                     f"{self._stored.path} has only parts of {shown(tensor.name)}: no file has its {str(lacking)[:300]}"
@@ -174,7 +175,9 @@ class Match:
         told = []
         for slot, first in self.found.items() if self._further else ():
             others = self._further.get(slot, ())
-            wrong = [other.name for other in others if not self._stored.same(first, other, slot.box)]
+            wrong = [
+                other.name for other in others if not all(self._stored.same(first, other, box) for box in slot.boxes)
+            ]
             if wrong:
                 self._conflicting.append(slot.name)
                 told.append(f"{first.name} and {listed(wrong, limit=3)}")
@@ -197,12 +200,13 @@ class Match:
             if not checked:
                 _check_writable(slot, out)
             tensor, held = self.found[slot], slot.box
-            if tensor.is_whole_in_one(held):
+            if slot.parts is None and tensor.is_whole_in_one(held):
                 moves.append(Move(out, self._stored.view(tensor, tensor.saved[0], held)))
                 continue
-            for saved, box in tensor.parts(held):
-                source = self._stored.view(tensor, saved, box)
-                moves.append(Move(out if box.sizes == held.sizes else box.within(held).of(out), source))
+            for whole, place in ((held, out),) if slot.parts is None else slot.parts:
+                for saved, box in tensor.parts(whole):
+                    source = self._stored.view(tensor, saved, box)
+                    moves.append(Move(place if box.sizes == whole.sizes else box.within(whole).of(place), source))
         return moves
 
     def report(self) -> LoadReport:
@@ -211,9 +215,14 @@ class Match:
         return LoadReport(loaded, drawn, kept, self._unexpected, tuple(self._conflicting))
 
 
+def _uncovered(tensor: StoredTensor, boxes: Iterable[Box]) -> Box | None:
+    """Some box within one of `boxes` that no file has; None where there is none."""
+    return next((lacking for each in boxes if (lacking := tensor.uncovered(each)) is not None), None)
+
+
 def _view(slot: Slot, values: torch.Tensor) -> object:
     """Which elements of which memory `values` are, as which box of a whole."""
-    return values.device, values.data_ptr(), values.shape, values.stride(), values.dtype, slot.shape, slot.box
+    return values.device, values.data_ptr(), values.shape, values.stride(), values.dtype, slot.shape, tuple(slot.boxes)
 
 
 def _check_writable(slot: Slot, values: torch.Tensor) -> None:

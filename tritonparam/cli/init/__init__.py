@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from tritonparam.cli.init.job import declared_entries, prepare
 from tritonparam.cli.init.printing import print_report, print_written, written_json
+from tritonparam.cli.init.processes import agree, own_device, started_processes
 from tritonparam.cli.init.spec import Spec, model_of
-from tritonparam.cli.init.writing import check_device, write_checkpoint
+from tritonparam.cli.init.writing import check_device, share, write_checkpoint
 
 __all__ = [
     "Spec",
+    "agree",
     "check_device",
     "declared_entries",
     "model_of",
+    "own_device",
     "prepare",
     "print_report",
     "print_written",
+    "share",
+    "started_processes",
     "write_checkpoint",
     "written_json",
 ]

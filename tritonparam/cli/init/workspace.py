@@ -14,7 +14,9 @@ from tritonparam.checkpoint import (
     Extent,
     PartialFolder,
     UsageError,
+    close_locks,
     hash_tensor,
+    hold,
     read_header,
     read_json_object,
     write_file,
@@ -22,29 +24,53 @@ from tritonparam.checkpoint import (
 
 
 class Workspace(PartialFolder):
-    """The partial folder of one process, which another run of the same job can continue.
+    """The partial folder of one run, which another run of the same job can continue.
 
-    A context manager: inside, no other process can use it. Leaving it without `publish` keeps what is finished.
+    A context manager: inside, no other run can use it. Leaving it without `publish` keeps what is finished. Where a run
+    has several processes, process 0 opens and publishes it; between the two the others `join`.
 
     Args:
         out: The folder to make in the end.
         overwrite: Replace the checkpoint that `out` is now, and discard the unfinished run of another job.
+        rank: Which process of the run this is.
 
     Raises:
         UsageError: `out` exists and may not be replaced, or another process is at work.
     """
 
-    def __init__(self, out: Path, overwrite: bool) -> None:
+    def __init__(self, out: Path, overwrite: bool, rank: int = 0) -> None:
         super().__init__(out, overwrite, "--overwrite")
+        self._rank = rank
         self._begun = False
+        self._at_work: list[int] = []
 
     def __enter__(self) -> Workspace:
-        self.take()
+        if self._rank == 0:
+            self.take()
+            try:
+                self.check_nobody_is_at_it()  # what is left of a run whose process 0 is gone
+            except BaseException:
+                self.let_go()
+                raise
         return self
+
+    def join(self) -> None:
+        """Be at work, until `rest`, in what process 0 has opened; process 0 is anyway."""
+        if self._rank:
+            begun = self.state / f"begun-{self._rank:05}"
+            write_file(begun, [])
+            hold(begun, self._at_work)
+
+    def rest(self) -> None:
+        """Be at work no more."""
+        close_locks(self._at_work)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.rest()
+        if self._rank:
+            return
         try:
             if not self._begun or not self.folder.exists():
                 self.remove_if_empty()
