@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ def check_deadline(argument: str, seconds: Any) -> float:
 
 
 _sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
+_sessions_among: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], Session]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,32 @@ class Processes:
             store = distributed.distributed_c10d._get_process_group_store(group)
             session = _sessions[group] = Session(store, rank, size)
         return cls(rank, size, deadline, session)
+
+    @classmethod
+    def among(cls, ranks: Sequence[int], deadline: float = DEADLINE) -> Processes:
+        """Some of the processes of torch.distributed, of which no group has to be made.
+
+        Args:
+            ranks: The global ranks, of this process too.
+            deadline: As above.
+
+        Raises:
+            ValueError: This process is not among them.
+        """
+        distributed = torch.distributed
+        if list(ranks) == list(range(distributed.get_world_size())):
+            return cls.of(None, deadline)
+        rank = distributed.get_rank()
+        if rank not in ranks:
+            raise ValueError(f"ranks must have this process among them, {rank}, got {shown(list(ranks))}")
+        sessions = _sessions_among.setdefault(distributed.group.WORLD, {})
+        if tuple(ranks) not in sessions:
+            store = distributed.distributed_c10d._get_default_store()
+            named = distributed.distributed_c10d.PrefixStore(
+                f"tritonparam-{sha256(repr(tuple(ranks)).encode()).hexdigest()}", store
+            )
+            sessions[tuple(ranks)] = Session(named, ranks.index(rank), len(ranks))
+        return cls(ranks.index(rank), len(ranks), deadline, sessions[tuple(ranks)])
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str], deadline: float = DEADLINE) -> Processes:

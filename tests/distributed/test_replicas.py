@@ -2,80 +2,61 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("torch.distributed.tensor")
 
-from tests.distributed.world import run_world
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.debug import CommDebugMode
+
 from tritonparam import ReplicaDifference, check_replicas, deferred_init
 from tritonparam.distributed.replicas import compared
 
-SCRIPT = """
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
-from tritonparam import check_replicas
 
-torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4))
-model.register_buffer("scratch", torch.zeros(3), persistent=False)
-assert check_replicas(model) == ()
-print(check_replicas(model) or "alike")
-with torch.no_grad():
-    if rank == 2:
-        model[0].weight[1, 1] += 1e-6
-    if rank in (1, 3):
-        model[1].running_mean[0] = -0.0
-    model.scratch[rank % 2] = 1.0
-print("; ".join(map(str, check_replicas(model))))
+def _differ(rank, world):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4))
+    model.register_buffer("scratch", torch.zeros(3), persistent=False)
+    found = [check_replicas(model)]
+    with torch.no_grad():
+        if rank == 2:
+            model[0].weight[1, 1] += 1e-6
+        if rank in (1, 3):
+            model[1].running_mean[0] = -0.0
+        model.scratch[rank % 2] = 1.0
+    found.append("; ".join(map(str, check_replicas(model))))
 
-mesh = init_device_mesh("cpu", (2, 2))
-whole = torch.arange(24.0).view(6, 4)
-local = torch.chunk(whole, 2)[rank % 2].clone()
-if rank == 3:
-    local[0, 0] = 9.0
-sharded = DTensor.from_local(local, mesh, [Replicate(), Shard(0)], run_check=False)
-print("; ".join(map(str, check_replicas({"w": sharded, "b": torch.ones(2)}))))
-apart = DTensor.from_local(local, mesh, [Shard(0), Shard(1)], run_check=False)
-print(check_replicas({"w": apart}))  # no two hold the same box
+    mesh = init_device_mesh("cpu", (2, 2))
+    whole = torch.arange(24.0).view(6, 4)
+    local = torch.chunk(whole, 2)[rank % 2].clone()
+    if rank == 3:
+        local[0, 0] = 9.0
+    sharded = DTensor.from_local(local, mesh, [Replicate(), Shard(0)], run_check=False)
+    found.append("; ".join(map(str, check_replicas({"w": sharded, "b": torch.ones(2)}))))
+    apart = DTensor.from_local(local, mesh, [Shard(0), Shard(1)], run_check=False)
+    found.append(check_replicas({"w": apart}))  # no two hold the same box
 
-pair = [torch.distributed.new_group([0, 2]), torch.distributed.new_group([1, 3])][rank % 2]
-print(check_replicas({"x": torch.full((2,), float(rank))}, pair))
-
-calls = []
-for name in ("all_reduce", "all_gather"):
-    def counted(*rest, name=name, act=getattr(torch.distributed, name), **named):
-        calls.append(name)
-        return act(*rest, **named)
-    setattr(torch.distributed, name, counted)
-check_replicas(model)
-assert calls == ["all_reduce", "all_gather"], calls
-sparse = torch.zeros(2).to_sparse() if rank == 1 else torch.zeros(2)
-for state in ({"a" if rank else "b": torch.zeros(2)}, {"a": sparse}):
-    try:
-        check_replicas(state)
-    except Exception as error:
-        print(type(error).__name__, str(error)[:30].strip())
-"""
+    pair = [torch.distributed.new_group([0, 2]), torch.distributed.new_group([1, 3])][rank % 2]
+    found.append(check_replicas({"x": torch.full((2,), float(rank))}, pair))
+    with CommDebugMode() as counted:
+        check_replicas(model)
+    return found, counted.get_total_counts()
 
 
-def test_four_processes_find_the_same_differences(tmp_path: Path) -> None:
-    told = [each.splitlines() for each in run_world(SCRIPT, 4, tmp_path)]
+def test_four_processes_find_the_same_differences(launch):
+    """Of what is on all, of shards, of a group; by one collective."""
     common = [
-        "alike",
+        (),
         "0.weight: other bits on rank 2; 1.running_mean: other bits on ranks 1, 3; scratch: other bits on ranks 1, 3",
         "w: other bits on rank 3",
-        "()",
+        (),
     ]
-    for rank, lines in enumerate(told):
-        assert lines[:4] == common
-        assert lines[4] == repr((ReplicaDifference("x", (2 + rank % 2,)),))
-        assert lines[5] == "ValueError all processes of the group mus"
-        own = "ValueError target, 'a': source must be a" if rank == 1 else "RuntimeError another process of the group c"
-        assert lines[6] == own
+    for rank, (found, collectives) in enumerate(launch(_differ, 4)):
+        assert found == [*common, (ReplicaDifference("x", (2 + rank % 2,)),)]
+        assert collectives == 1
 
 
 def held(*rows: list[int]) -> np.ndarray:

@@ -6,6 +6,9 @@ The processes do not exist: one plays them in turn.
 import contextlib
 import itertools
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,11 +22,12 @@ parallel = pytest.importorskip("torch.distributed.tensor.parallel")
 fsdp = pytest.importorskip("torch.distributed.fsdp")
 fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg")
 DTensor = distributed.DTensor
+ROOT = Path(__file__).parents[2]
 _turns = itertools.count()
 
 
 @contextlib.contextmanager
-def mesh_of(sizes, rank=0, names=None):
+def mesh_of(sizes, rank=0, names=None, device="cpu"):
     """A mesh as process `rank` of it has it, of ranks that no mesh had before: torch keeps what it has seen of one."""
     count = math.prod(sizes)
     first = count * next(_turns)
@@ -31,7 +35,7 @@ def mesh_of(sizes, rank=0, names=None):
     torch.distributed.init_process_group("fake", store=store, rank=first + rank, world_size=first + count)
     try:
         ranks = torch.arange(first, first + count).view(*sizes)
-        yield torch.distributed.device_mesh.DeviceMesh("cpu", ranks, mesh_dim_names=names)
+        yield torch.distributed.device_mesh.DeviceMesh(device, ranks, mesh_dim_names=names)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -256,6 +260,19 @@ def test_a_write_to_a_shard_without_memory_is_an_error_that_changes_nothing():
         assert model.emb.weight.is_meta
 
 
+def test_shards_that_fully_shard_keeps_on_the_host_are_made_there(whole, monkeypatch):
+    """On a mesh of CUDA devices, which are nowhere here; each process has its own rows, and other layers others."""
+    monkeypatch.setattr(fsdp._fully_shard._fully_shard, "_get_device_from_mesh", lambda mesh: torch.device("cpu"))
+    for rank in range(2):
+        with mesh_of([2], rank, device="cuda") as mesh:
+            model = built()
+            for block in model.blocks:
+                fsdp.fully_shard(block, mesh=mesh, offload_policy=fsdp.CPUOffloadPolicy())
+            fsdp.fully_shard(model, mesh=mesh, offload_policy=fsdp.CPUOffloadPolicy())
+            assert {each.device_mesh.device_type for each in model.parameters()} == {"cuda"}
+            check(materialize(model, seed=5), whole)
+
+
 def test_partial_placements_are_refused():
     with mesh_of([2]) as mesh, deferred_init():
         model = nn.Linear(4, 4)
@@ -272,6 +289,38 @@ def test_another_shape_than_what_was_replaced_is_refused():
     model.weight = nn.Parameter(torch.empty(4, 5, device="meta"))
     with pytest.raises(ValueError, match=r"other shapes.*weight \(\(4, 5\), and not \(4, 4\)\)"):
         materialize(model)
+
+
+WITHIN_3_GB = """
+import resource
+resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30))
+import torch
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from tritonparam import deferred_init, materialize
+
+torch.distributed.init_process_group("fake", store=FakeStore(), rank=63, world_size=128)
+with deferred_init():
+    model = torch.nn.Sequential(*(torch.nn.Linear(16384, 16384) for _ in range(93)))
+mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (128,))
+for layer in model:
+    fully_shard(layer, mesh=mesh)
+fully_shard(model, mesh=mesh)
+materialize(model, seed=0)
+print(sum(each.numel() * each.itemsize for each in model.parameters()))
+print(sum(each.to_local().untyped_storage().nbytes() for each in model.parameters()))
+"""
+
+
+def test_a_process_with_3_gb_makes_its_shard_of_100_gb():
+    """All that it has, libraries and the model's description, is within the limit, which the kernel holds it to."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHIN_3_GB], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    whole, here = map(int, ran.stdout.split())
+    assert whole == 93 * 4 * (16384 * 16384 + 16384) > 99e9
+    assert here == whole // 128
 
 
 def test_a_shard_of_a_hundred_terabytes_is_made_alone():

@@ -85,6 +85,17 @@ def test_local_tensor_that_no_reading_of_its_placements_gives_is_refused():
         mesh_boxes((mesh, [Shard(0)]), (4,), local=(3,))
 
 
+def test_fully_shard_over_experts_that_are_not_here_cuts_nothing_in_its_own_way():
+    """Its local tensor of a tensor of no rows that it cuts along another dimension has no columns either."""
+    with mesh_of([2, 4], 3) as mesh:
+        layout = mesh, (Shard(1), Shard(0))
+        assert mesh_boxes(layout, (6, 12, 14), local=(0, 0, 14)) == mesh_boxes(layout, (6, 12, 14)) == []
+        with pytest.raises(ValueError, match=r"must have the shape \(0, 6, 14\) .* got \(0, 14\)"):
+            mesh_boxes(layout, (6, 12, 14), local=(0, 14))
+    with mesh_of([2, 4]) as mesh, pytest.raises(ValueError, match=r"\(2, 6, 14\) .* got \(0, 0, 14\)"):
+        mesh_boxes((mesh, (Shard(1), Shard(0))), (6, 12, 14), local=(0, 0, 14))
+
+
 @given(meshes(), st.sampled_from(["normal", "uniform", "truncated_normal"]), st.sampled_from(["float32", "bfloat16"]))
 @settings(deadline=None)
 def test_every_process_has_what_dtensor_gives_it_and_together_they_have_the_whole(case, init, dtype):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from tritonparam._arguments import got, shown
+from tritonparam._processes import DEADLINE, check_deadline
 from tritonparam.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -26,12 +29,13 @@ from tritonparam.checkpoint import (
     slots_of,
     whole_box,
 )
-from tritonparam.distributed.processes import Processes
+from tritonparam.distributed.groups import Groups, check_alike
 from tritonparam.module import recording_paused
-from tritonparam.plan import Sum, cut_boxes, sums
+from tritonparam.plan import Box, Sum, cut_boxes, meeting_pair, sums
 from tritonparam.stream import fingerprint_digest, fingerprint_key, fingerprint_total
 from tritonparam.tensor import REALIZING
 
+ABOUT = "tensors (names, dtypes and shapes)"
 _BATCH = 1 << 28  # bytes of files that are added up at a time
 
 
@@ -79,6 +83,7 @@ def fingerprint(
     group: Any = None,
     backend: str | None = None,
     progress: bool | None = None,
+    deadline: float = DEADLINE,
 ) -> Fingerprint:
     """128 bits for each tensor of a model or checkpoint, and for all of them, that say whether two are the same.
 
@@ -93,7 +98,7 @@ def fingerprint(
 
     If there are DTensors or boxes over several processes, each of these calls this. Every process reads its own boxes,
     and what several hold counts once: of a DTensor by the first of its replicas, of what is no DTensor by the first
-    process. Two small all-reduces tell whether all hold parts of the same tensors, and add up six integers a tensor.
+    process. All agree that they hold parts of the same tensors, and one small all-reduce adds up six integers a tensor.
     Where there are neither and no group, nothing is communicated.
 
     Args:
@@ -104,13 +109,14 @@ def fingerprint(
         backend: As for `Plan`. It changes no bit.
         progress: Whether to show a bar on standard error while files are read; None shows one on a terminal, for more
             than 1 GB.
+        deadline: Seconds to wait for a process that gives no sign of life.
 
     Raises:
         TypeError: An argument has none of these types.
         ValueError: A tensor has no values yet, or no memory of its own; a Parameter is a box and there is no group; the
             processes do not hold parts of the same tensors, or not every element of one; or an argument is out of
             range.
-        RuntimeError: Another process of the group raised an error.
+        RuntimeError: Another process of the group raised an error, or did not come before the deadline.
         ImportError: The backend is not installed.
         tritonparam.checkpoint.CheckpointError: A file is missing, damaged or contradicts another one, or no file has a
             box.
@@ -124,6 +130,7 @@ def fingerprint(
         True
     """
     check_progress(progress)
+    check_deadline("deadline", deadline)
     with recording_paused(), torch.inference_mode(False), torch.no_grad():
         if isinstance(target, (str, os.PathLike)):
             if group is not None:
@@ -133,15 +140,20 @@ def fingerprint(
             slots = sorted((slot for slot in slots_of(target) if slot.expected), key=lambda slot: slot.name)
         cut_by_none = any(not slot.is_whole and slot.mesh is None for slot in slots)
         meshes = [slot.mesh for slot in slots if slot.mesh is not None]
-        processes = Processes.in_group(None) if group is None and cut_by_none else Processes.of(group, meshes)
-        found, error = np.zeros((len(slots), 3), np.uint64), None
-        try:
-            _check(slots, processes)
-            found = _own_sums(slots, processes, backend)
-        except Exception as raised:
-            error = raised
-        processes.agree("tensors: names, dtypes and shapes", facts_of(slots), error)
-        return Fingerprint.of(dict(map(_finished, slots, processes.add(found))))
+        groups = Groups.in_group(None) if group is None and cut_by_none else Groups.of(group, meshes)
+        processes, found = groups.processes(deadline), []
+
+        def own() -> bytes:
+            _check(slots, groups)
+            with processes.working():
+                found.append(_own_sums(slots, groups, backend))
+            return json.dumps([facts_of(slots), *_meshes_of(slots), _boxes_of(slots)]).encode()
+
+        told = [json.loads(message) for message in processes.exchange(own, "fingerprint")]
+        check_alike(groups.ranks, [each[0] for each in told], ABOUT)
+        _check_apart(told, slots)
+        found[0][~_counts(told, slots)] = 0
+        return Fingerprint.of(dict(map(_finished, slots, groups.add(found[0]))))
 
 
 def dtype_text(dtype: torch.dtype) -> str:
@@ -154,10 +166,10 @@ def dtype_text(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def facts_of(slots: Iterable[Slot]) -> bytes:
-    """The names, dtypes and shapes of tensors as bytes, by which processes compare them."""
-    facts = [(slot.name, dtype_text(slot.dtype), slot.shape) for slot in slots]
-    return repr(facts).encode(errors="surrogatepass")
+def facts_of(slots: Iterable[Slot]) -> str:
+    """A hash of the names, dtypes and shapes of tensors, by which processes compare them."""
+    facts = repr([(slot.name, dtype_text(slot.dtype), slot.shape) for slot in slots])
+    return hashlib.blake2b(facts.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def check_real(slots: Iterable[Slot]) -> None:
@@ -171,20 +183,16 @@ def check_real(slots: Iterable[Slot]) -> None:
         raise ValueError(f"target must have values: materialize or init_data it first; without are {listed(unmade)}")
 
 
-def _check(slots: list[Slot], processes: Processes) -> None:
-    check_real(slots)
-    cut = [slot.name for slot in slots if not slot.is_whole and slot.mesh is None]
-    if cut and processes.alone:
-        raise ValueError(f"group must be the processes that hold the other boxes, got None; boxes are {listed(cut)}")
+def sums_of(slots: Sequence[Slot], backend: str | None) -> NDArray[np.uint64]:
+    """The two sums of what is here of each tensor, and of how many elements they are. Shape [n, 3].
 
-
-def _own_sums(slots: list[Slot], processes: Processes, backend: str | None) -> NDArray[np.uint64]:
-    """What this process adds: of each slot the two sums, and how many elements they are of. Shape [n, 3]."""
+    Raises:
+        TypeError, ValueError: A tensor cannot be read; the error names it.
+    """
     found = np.zeros((len(slots), 3), np.uint64)
     numbers, operations = [], []
     for number, slot in enumerate(slots):
-        counts = processes.is_first if slot.mine is None and slot.is_whole else slot.mine is not False
-        if not counts or slot.values is None:
+        if slot.values is None:
             continue
         for box, values in slot.parts if slot.parts is not None else [(slot.box, slot.values)]:
             try:
@@ -195,6 +203,71 @@ def _own_sums(slots: list[Slot], processes: Processes, backend: str | None) -> N
             found[number, 2] += np.uint64(values.numel())
     np.add.at(found[:, :2], numbers, sums(operations, backend))  # modulo 2**64
     return found
+
+
+def _check(slots: list[Slot], groups: Groups) -> None:
+    check_real(slots)
+    cut = [slot.name for slot in slots if not slot.is_whole and slot.mesh is None]
+    if cut and groups.alone:
+        raise ValueError(f"group must be the processes that hold the other boxes, got None; boxes are {listed(cut)}")
+
+
+def _own_sums(slots: list[Slot], groups: Groups, backend: str | None) -> NDArray[np.uint64]:
+    """What this process adds, as `sums_of`, but nothing of what others speak for."""
+    found = np.zeros((len(slots), 3), np.uint64)
+    own = [
+        number
+        for number, slot in enumerate(slots)
+        if (groups.is_first if slot.mine is None and slot.is_whole else slot.mine is not False)
+    ]
+    found[own] = sums_of([slots[number] for number in own], backend)
+    return found
+
+
+def _meshes_of(slots: list[Slot]) -> tuple[list[list[int]], list[int]]:
+    """The processes of each mesh on which tensors are, and the number of the mesh of each tensor; -1 for none."""
+    numbers: dict[tuple[int, ...], int] = {}
+    ranks = {id(slot.mesh): tuple(sorted(slot.mesh.mesh.flatten().tolist())) for slot in slots if slot.mesh is not None}
+    of = [-1 if slot.mesh is None else numbers.setdefault(ranks[id(slot.mesh)], len(numbers)) for slot in slots]
+    return list(map(list, numbers)), of
+
+
+def _boxes_of(slots: list[Slot]) -> dict[int, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+    """Which boxes, offsets and sizes, count of tensors that are cut by no mesh, by their numbers."""
+    cut = {number: slot for number, slot in enumerate(slots) if slot.mesh is None and not slot.is_whole}
+    return {
+        number: [(box.offsets, box.sizes) for box in slot.boxes]
+        for number, slot in cut.items()
+        if slot.mine is not False
+    }
+
+
+def _check_apart(told: list[Any], slots: list[Slot]) -> None:
+    """Refuse boxes of which two processes hold an element; torch sees to those of meshes, `_finished` to the number."""
+    for number, slot in enumerate(slots):
+        boxes = [Box(*map(tuple, box)) for each in told for box in each[3].get(str(number), ())]
+        pair = meeting_pair(boxes)
+        if pair is not None:
+            raise ValueError(
+                f"target must be held in whole, each element once: of {shown(slot.name)}, {boxes[pair[0]]} and "
+                f"{boxes[pair[1]]} have elements in common"
+            )
+
+
+def _counts(told: list[Any], slots: list[Slot]) -> NDArray[np.bool_]:
+    """Whether what is here counts of each tensor: of a tensor on several meshes, what is on the lowest ranks.
+
+    So the parameters are that only one of two dimensions shards: each row of the mesh has them.
+
+    Args:
+        told: What all processes say of their meshes, after the hash of their tensors.
+        slots: The tensors.
+    """
+    first = np.full(len(slots), np.iinfo(np.int64).max)
+    for _, meshes, of, _ in told:
+        first = np.minimum(first, np.array([-1, *(each[0] for each in meshes)])[np.array(of, int) + 1])
+    own, of = _meshes_of(slots)
+    return np.asarray(np.array([-1, *(each[0] for each in own)])[np.array(of, int) + 1] == first)
 
 
 def _finished(slot: Slot, sums: list[int]) -> tuple[str, str]:

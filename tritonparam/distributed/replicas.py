@@ -12,13 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tritonparam._arguments import shown
+from tritonparam._processes import DEADLINE, check_deadline
 from tritonparam.checkpoint import Slot, Target, slots_of
-from tritonparam.distributed.fingerprints import check_real, facts_of
-from tritonparam.distributed.processes import Processes
+from tritonparam.distributed.fingerprints import ABOUT, check_real, facts_of, sums_of
+from tritonparam.distributed.groups import Groups, check_alike
 from tritonparam.module import recording_paused
-from tritonparam.plan import Sum, sums
-from tritonparam.stream import fingerprint_key
 from tritonparam.tensor import REALIZING
 
 
@@ -44,69 +42,64 @@ class ReplicaDifference:
         return f"{self.name}: other bits on rank{'' if len(self.ranks) == 1 else 's'} {ranks}"
 
 
-def check_replicas(target: Target, group: Any = None, *, backend: str | None = None) -> tuple[ReplicaDifference, ...]:
+def check_replicas(
+    target: Target, group: Any = None, *, backend: str | None = None, deadline: float = DEADLINE
+) -> tuple[ReplicaDifference, ...]:
     """The tensors that differ between processes which should hold the same, by name and rank; empty where all agree.
 
     Processes should hold the same of what is no DTensor, and of a DTensor where they have the same box of it: along the
     dimensions of the mesh on which it is replicated. All processes of the group call this, and all get the same answer.
     Nothing is changed, and only what is compared bit for bit counts: 0.0 and -0.0 differ.
 
-    Every process reads its tensors once, where they are. Two small collectives tell whether all can go on, and gather
-    24 bytes a tensor from each process: cheap enough for every thousand steps.
+    Every process reads its tensors once, where they are. All agree that they have the same tensors, and one small
+    all-gather has 24 bytes a tensor from each process: cheap enough for every thousand steps.
 
     Args:
         target: As for `fingerprint`, but for a path. Non-persistent buffers count too.
         group: A torch.distributed process group; None for all processes. Without torch.distributed there is nothing to
             compare.
         backend: As for `Plan`. It changes no answer.
+        deadline: Seconds to wait for a process that gives no sign of life.
 
     Raises:
         TypeError: An argument has none of these types.
         ValueError: A tensor has no values yet, or no memory of its own; this process is not in the group, or its
             processes do not have tensors of the same names, dtypes and shapes.
-        RuntimeError: Another process of the group raised an error.
+        RuntimeError: Another process of the group raised an error, or did not come before the deadline.
         ImportError: The backend is not installed.
 
     Examples:
         >>> check_replicas(torch.nn.Linear(3, 2))
         ()
     """
+    check_deadline("deadline", deadline)
     with recording_paused(), torch.inference_mode(False), torch.no_grad():
         with REALIZING:
             slots = sorted(slots_of(target), key=lambda slot: slot.name)
-        processes = Processes.in_group(group)
-        found, error = np.zeros((len(slots), 3), np.uint64), None
-        try:
+        groups, found = Groups.in_group(group), []
+        processes = groups.processes(deadline)
+
+        def own() -> bytes:
             check_real(slots)
-            found = _held(slots, backend)
-        except Exception as raised:
-            error = raised
-        processes.agree("tensors: names, dtypes and shapes", facts_of(slots), error)
-        return compared([slot.name for slot in slots], processes.gather(found), processes.ranks)
+            with processes.working():
+                found.append(_held(slots, backend))
+            return facts_of(slots).encode()
+
+        told = processes.exchange(own, "check_replicas")
+        check_alike(groups.ranks, [each.decode() for each in told], ABOUT)
+        return compared([slot.name for slot in slots], groups.gather(found[0]), groups.ranks)
 
 
 def _held(slots: Sequence[Slot], backend: str | None) -> NDArray[np.uint64]:
-    """Which box of each tensor is here, as a hash, and the sums of its elements. Shape [n, 3]."""
-    operations = []
-    for slot in slots:
-        values = slot.values
-        if values is None:
-            raise ValueError(f"target must have values, and {shown(slot.name)} has none")
-        try:
-            offsets = slot.box.offsets if values.numel() else None
-            shape = slot.shape if values.numel() else None
-            operations.append(Sum(values, fingerprint_key(slot.name), shape, offsets))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"target, {shown(slot.name)}: {error}") from None
-    found = np.zeros((len(slots), 3), np.uint64)
-    found[:, 0] = [_box_hash(slot) for slot in slots]
-    found[:, 1:] = sums(operations, backend)
+    """Which boxes of each tensor are here, as a hash, and the sums of their elements. Shape [n, 3]."""
+    found = np.roll(sums_of(slots, backend), 1, axis=1)
+    found[:, 0] = [_boxes_hash(slot) for slot in slots]
     return found
 
 
-def _box_hash(slot: Slot) -> int:
-    box = repr((slot.box.offsets, slot.box.sizes)).encode()
-    return int.from_bytes(hashlib.blake2b(box, digest_size=8).digest(), "little")
+def _boxes_hash(slot: Slot) -> int:
+    boxes = repr([(box.offsets, box.sizes) for box in slot.boxes if 0 not in box.sizes]).encode()
+    return int.from_bytes(hashlib.blake2b(boxes, digest_size=8).digest(), "little")
 
 
 def compared(names: Sequence[str], held: NDArray[np.uint64], ranks: Sequence[int]) -> tuple[ReplicaDifference, ...]:

@@ -105,13 +105,15 @@ def mesh_boxes(
             mesh has dimensions, the process is not in the mesh, or no reading of the placements gives `local`.
     """
     runs = _runs(layout, shape, rank)
-    if local is not None and _sizes(runs) != tuple(local):
-        said = _sizes(runs)
-        runs = _runs(layout, shape, rank, inner_first=True)
-        if _sizes(runs) != tuple(local):
-            raise ValueError(
-                f"a local tensor must have the shape {said} that its placements {shown(layout[1])} say, got {local}"
-            )
+    if local is None or _sizes(runs) == tuple(local):
+        return held(runs)
+    said = _sizes(runs)
+    runs = _runs(layout, shape, rank, inner_first=True)
+    both_empty = 0 in local and 0 in _sizes(runs) and len(local) == len(said)  # fully_shard cuts nothing to (0, 0, n)
+    if _sizes(runs) != tuple(local) and not both_empty:
+        raise ValueError(
+            f"a local tensor must have the shape {said} that its placements {shown(layout[1])} say, got {local}"
+        )
     return held(runs)
 
 

@@ -129,9 +129,13 @@ def offloaded(modules: Iterable[torch.nn.Module]) -> set[int]:
     """The ids of the tensors of `modules` that fully_shard keeps on the host, whatever the device of their mesh."""
     found = set()
     for module in modules:
-        state = getattr(module, "_get_fsdp_state", None)
-        group = getattr(state(), "_fsdp_param_group", None) if callable(state) else None
-        for each in getattr(group, "fsdp_params", ()):
+        state_of: Any = getattr(module, "_get_fsdp_state", None)
+        if not callable(state_of):
+            continue
+        state = state_of()
+        # Several, where parameters of one module are on different meshes; torch up to 2.10 has one.
+        groups = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
+        for each in (each for group in groups for each in getattr(group, "fsdp_params", ())):
             if getattr(each, "offload_to_cpu", False):
                 found.add(id(each.sharded_param))
     return found

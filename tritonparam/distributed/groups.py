@@ -1,9 +1,9 @@
-"""Processes that hold one model together: which they are, and what they tell each other, a few integers at a time."""
+"""Groups of processes that hold one model together: which they are, and sums of small integers over them."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,24 +11,26 @@ import torch
 from numpy.typing import NDArray
 
 from tritonparam._arguments import got
+from tritonparam._processes import DEADLINE, Processes
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-_DIGEST_BITS = 62  # of what is compared, which is negated too
 
 
-class Processes:
+@dataclass(frozen=True)
+class Groups:
     """Groups along which everything goes in turn, so that it reaches all: one group, or one for each mesh dimension.
 
-    Args:
+    Attributes:
         groups: Of torch.distributed, this process in each; none for a process that is alone.
+        ranks: The global ranks of all processes that are reached, in one order everywhere; [0] of one alone.
     """
 
-    def __init__(self, groups: Sequence[Any] = ()) -> None:
-        self._groups = tuple(groups)
+    groups: tuple[Any, ...] = ()
+    ranks: tuple[int, ...] = (0,)
 
     @classmethod
-    def of(cls, group: Any, meshes: Iterable[Any]) -> Processes:
+    def of(cls, group: Any, meshes: Iterable[Any]) -> Groups:
         """Those of `group`; without one, those of the meshes on which tensors are, the largest of which has all.
 
         Raises:
@@ -36,73 +38,50 @@ class Processes:
             ValueError: This process is not in it; or no mesh has the processes of all others.
         """
         if group is not None:
-            return cls([checked_group(group)])
+            return cls.in_group(group)
         ranks = {id(mesh): (frozenset(mesh.mesh.flatten().tolist()), mesh) for mesh in meshes}
         largest, mesh = max(ranks.values(), key=lambda each: len(each[0]), default=(frozenset[int](), None))
         if len(largest) <= 1:
             return cls()
         if len(largest) == torch.distributed.get_world_size():
-            return cls([torch.distributed.group.WORLD])
+            return cls.in_group(None)
         if any(not each <= largest for each, _ in ranks.values()):
             raise ValueError("group must be given where the tensors' meshes are of different processes, got None")
         if mesh is None or mesh.get_coordinate() is None:  # this process holds nothing
             return cls()
-        return cls([mesh.get_group(dim) for dim in range(mesh.ndim)])
+        return cls(tuple(mesh.get_group(dim) for dim in range(mesh.ndim)), tuple(sorted(largest)))
 
     @classmethod
-    def in_group(cls, group: Any) -> Processes:
+    def in_group(cls, group: Any) -> Groups:
         """Those of `group`; without one, all that there are.
 
         Raises:
             TypeError, ValueError: As for `checked_group`.
         """
         if group is None:
-            has_world = torch.distributed.is_available() and torch.distributed.is_initialized()
-            return cls([torch.distributed.group.WORLD] if has_world else ())
-        return cls([checked_group(group)])
-
-    @property
-    def ranks(self) -> list[int]:
-        """The global ranks of one group's processes, in its order; [0] of a process that is alone."""
-        if self.alone:
-            return [0]
-        (group,) = self._groups
-        return [int(rank) for rank in torch.distributed.get_process_group_ranks(group)]
+            if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+                return cls()
+            group = torch.distributed.group.WORLD
+        checked = checked_group(group)
+        return cls((checked,), tuple(map(int, torch.distributed.get_process_group_ranks(checked))))
 
     @property
     def alone(self) -> bool:
         """Whether there is nobody to tell."""
-        return not self._groups
+        return not self.groups
 
     @property
     def is_first(self) -> bool:
         """Whether this is the one of them that speaks for what all hold."""
-        return all(torch.distributed.get_rank(group) == 0 for group in self._groups)
+        return all(torch.distributed.get_rank(group) == 0 for group in self.groups)
 
-    def agree(self, about: str, what: bytes, error: BaseException | None) -> None:
-        """Go on where every process has the same `what` and no error; else raise, on every process.
-
-        Args:
-            about: What has to be the same, for the error.
-            what: Whatever it is.
-            error: Why this process cannot go on, which is raised here.
-
-        Raises:
-            ValueError: They do not have the same.
-            RuntimeError: Another process could not go on.
-        """
+    def processes(self, deadline: float = DEADLINE) -> Processes:
+        """All that are reached, by which they agree before they add up anything."""
         if self.alone:
-            if error is not None:
-                raise error
-            return
-        digest = int.from_bytes(hashlib.blake2b(what, digest_size=8).digest(), "little") >> (64 - _DIGEST_BITS)
-        told = self._reduced([digest, -digest, int(error is not None)], "MAX")
-        if error is not None:
-            raise error
-        if told[2]:
-            raise RuntimeError("another process of the group could not go on: its own error says why")
-        if told[0] != -told[1]:
-            raise ValueError(f"all processes of the group must have the same {about}, and some have others")
+            return Processes(deadline=deadline)
+        if len(self.groups) == 1:
+            return Processes.of(self.groups[0], deadline)
+        return Processes.among(self.ranks, deadline)
 
     def add(self, numbers: NDArray[np.uint64]) -> list[list[int]]:
         """The sums over all processes, exact, of numbers of shape [n, k]: that of element (i, j) at [i][j]."""
@@ -110,26 +89,42 @@ class Processes:
             return [[int(each) for each in row] for row in numbers]
         # As halves, whose sums do not overflow.
         halves = np.stack([numbers & _LOW, numbers >> _HALF]).view(np.int64)
-        low, high = np.array(self._reduced(halves.reshape(-1).tolist(), "SUM"), object).reshape(2, *numbers.shape)
+        told = torch.from_numpy(halves.reshape(-1))
+        for group in self.groups:
+            told = told.to(device_of(group))
+            torch.distributed.all_reduce(told, group=group)
+        low, high = np.array(told.tolist(), object).reshape(2, *numbers.shape)
         return [[int(each) for each in row] for row in low + (high << 32)]
 
     def gather(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
         """Those of every process of the one group, in the order of `ranks`: of shape [processes, *shape]."""
         if self.alone:
             return numbers[None]
-        (group,) = self._groups
-        device = device_of(group)
-        own = torch.from_numpy(np.ascontiguousarray(numbers).view(np.int64)).to(device)
+        (group,) = self.groups
+        own = torch.from_numpy(np.ascontiguousarray(numbers).view(np.int64)).to(device_of(group))
         told = [torch.empty_like(own) for _ in self.ranks]
         torch.distributed.all_gather(told, own, group=group)
         return torch.stack(told).cpu().numpy().view(np.uint64)
 
-    def _reduced(self, numbers: list[int], operation: str) -> list[int]:
-        told = torch.tensor(numbers, dtype=torch.int64, device="cpu")
-        for group in self._groups:
-            told = told.to(device_of(group))
-            torch.distributed.all_reduce(told, getattr(torch.distributed.ReduceOp, operation), group=group)
-        return [int(each) for each in told.tolist()]
+
+def check_alike(ranks: Sequence[int], facts: Sequence[str], about: str) -> None:
+    """Let processes go on that say the same.
+
+    Args:
+        ranks: Their global ranks.
+        facts: What each says.
+        about: What it is, for the error.
+
+    Raises:
+        ValueError: One says something else than the first, on every process; the error names those.
+    """
+    others = [rank for rank, each in zip(ranks, facts, strict=True) if each != facts[0]]
+    if others:
+        named = ", ".join(map(str, others[:8])) + (f" and {len(others) - 8} more" if len(others) > 8 else "")
+        raise ValueError(
+            f"all processes must have the same {about}, and rank{'s' if len(others) > 1 else ''} {named} "
+            f"ha{'ve' if len(others) > 1 else 's'} others than rank {ranks[0]}"
+        )
 
 
 def checked_group(group: Any) -> Any:
