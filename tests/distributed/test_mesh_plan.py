@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.distributed.torch_layouts import Block, Small
-from tritonparam import deferred_init
+from tests.distributed.torch_layouts import Block, Small, local_tensors, parallelize, shard
+from tests.module.test_meshes import mesh_of
+from tritonparam import deferred_init, materialize
 from tritonparam.distributed import MeshPlan, Stages, plan_mesh, spans
 from tritonparam.distributed.rank_plan import rank_fills
 from tritonparam.plan import launches_of
@@ -65,6 +66,25 @@ def test_columns_are_what_the_ranks_own_plans_come_to(
             (math.prod(each.layout.declaration.shape) * each.layout.dtype.itemsize for each in in_part), default=0
         )
         assert plan.peak_nbytes[rank] - plan.nbytes[rank] == largest
+
+
+@pytest.mark.parametrize("rank", range(6))
+def test_materialize_makes_what_was_planned(rank: int, plans: list[Any]) -> None:
+    """A rank's storages have the bytes, and it runs as many plans as there were to be launches."""
+    sizes = {"dp_shard": 3, "tp": 2}
+    model = deferred()
+    want = plan_mesh(deferred(), sizes, tp_plan=PLAN)
+    with mesh_of(tuple(sizes.values()), rank, tuple(sizes)) as mesh:
+        for block in model.layers:  # type: ignore[union-attr]
+            parallelize(block, mesh["tp"], {"up": "colwise", "down": "rowwise"})
+        shard(model, mesh, model.layers)
+        plans.clear()
+        tensors = local_tensors(materialize(model)).values()
+    held = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+    assert sum(held.values()) == want.nbytes[rank]
+    own = [each for each in plans if len(each.operations) > 1]  # not the draws of what is replayed on the host
+    assert len(own) == want.launches[rank]
+    assert sum(each.out.numel() > 0 for each in own[0].operations) == want.build(rank).fills
 
 
 @pytest.mark.parametrize("mesh", MESHES)

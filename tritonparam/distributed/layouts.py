@@ -64,11 +64,8 @@ class Layout:
 
     @property
     def is_made_whole(self) -> bool:
-        """Whether a part of it can only be had by making all of it: what is replayed, or drawn in another shape."""
-        each = self.declaration
-        if each.laws is None:
-            return not self.is_given
-        return any(piece.drawn.reshaped for piece in each.pieces)
+        """Whether a part of it can only be had by making all of it: what is replayed."""
+        return self.declaration.laws is None and not self.is_given
 
 
 def layouts_of(
