@@ -8,21 +8,25 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 import torch
 
 from tritonparam._arguments import entries, got, shown
+from tritonparam._processes import DEADLINE, Processes, check_deadline
 from tritonparam.dtype import DTypeLike, float_dtype
-from tritonparam.module.declaration import Declaration, check_module, check_written, surveyed, unwritten
+from tritonparam.module.declaration import Declaration, Survey, check_module, check_written, surveyed, unwritten
 from tritonparam.module.full_names import whole_of
 from tritonparam.module.loose import make_aliases_real, make_loose_real
 from tritonparam.module.making import (
     Allocated,
     Placed,
     Views,
+    agreed,
     allocate,
     allocated_for,
     deferred_storages,
+    facts_of,
     is_shown_beside,
     largest_first,
     offloaded,
@@ -54,6 +58,8 @@ def materialize(
     skip: Patterns | None = None,
     strict: bool = True,
     report: bool = False,
+    check: bool = False,
+    deadline: float = DEADLINE,
 ) -> torch.nn.Module:
     """Make the deferred parameters and buffers of `module` real, in place; a call that raises changes nothing.
 
@@ -84,6 +90,9 @@ def materialize(
         skip: Patterns likewise. Tensors with a name that matches one stay deferred, for a checkpoint to overwrite.
         strict: Whether elements that were never written are an error. If not, they are 0, and a warning names them.
         report: Whether to print the ledger of `module`, and what it took in memory and time.
+        check: Whether all processes of torch.distributed compare what they are about to make: seed, dtype, and of each
+            tensor that several have its shape, dtype and laws. All must call this. Otherwise nothing is communicated.
+        deadline: Seconds to wait, if they compare, for a process that gives no sign of life.
 
     Returns:
         `module`.
@@ -92,10 +101,12 @@ def materialize(
         TypeError: An argument has none of these types.
         ValueError: An argument is out of range; tensors were never written, or are on the meta device without being
             deferred (the error names them); `dtype` differs for a storage that tensors of several dtypes share; a
-            pattern of `only` matches nothing; `only` and `skip` divide tensors that share a storage.
+            pattern of `only` matches nothing; `only` and `skip` divide tensors that share a storage; processes that
+            `check` are about to make different things (the error names the first, on every one).
         ImportError: The backend is not installed.
         RuntimeError: Something outside holds on to a tensor in such a way that it cannot be changed in place; an
-            operation of the constructor fails on the values that it gets now, such as an index out of bounds.
+            operation of the constructor fails on the values that it gets now, such as an index out of bounds. With
+            `check`: another process raised an error, or did not come before the deadline.
 
     Examples:
         >>> from tritonparam import deferred_init
@@ -105,26 +116,37 @@ def materialize(
         torch.bfloat16
     """
     begin = time.perf_counter()
-    seed = Generator(seed).seed
-    check_module(module)
-    _check_arguments(prefix, strict=strict, report=report)
+    _check_arguments(None, check=check)
+    check_deadline("deadline", deadline)
     with recording_paused(), torch.inference_mode(False), torch.no_grad():
-        if device is not None:
-            checked_device(device, backend)
-        float_dtype(dtype)
-        survey = surveyed(module, prefix, uninitialized=True)
-        own = _chosen(survey.own, only, skip)
-        storages = {each.history.key for each in own if each.history is not None}
-        beyond = [each for each in survey.beyond if each.history is not None and each.history.key in storages]
+
+        def prepare() -> _Prepared:
+            check_module(module)
+            _check_arguments(prefix, strict=strict, report=report)
+            if device is not None:
+                checked_device(device, backend)
+            float_dtype(dtype)
+            survey = surveyed(module, prefix, uninitialized=True)
+            own = _chosen(survey.own, only, skip)
+            storages = {each.history.key for each in own if each.history is not None}
+            beyond = [each for each in survey.beyond if each.history is not None and each.history.key in storages]
+            zeros = unwritten([*own, *beyond])
+            if strict:
+                check_written(zeros)
+            work = Materialization(survey.whole, [*own, *beyond], device, dtype, backend)
+            return _Prepared(Generator(seed).seed, survey, own, beyond, zeros, work)
+
+        def facts(found: _Prepared) -> dict[str, Any]:
+            made = [each for each in (*found.own, *found.beyond) if each.history is not None]
+            return facts_of(made, found.seed, float_dtype(dtype))
+
+        found = agreed(Processes.of(None, deadline), prepare, facts) if check else prepare()
+        chosen_seed, survey, own, beyond, zeros, work = found
         chosen = [*own, *beyond]
-        zeros = unwritten(chosen)
-        if strict:
-            check_written(zeros)
-        work = Materialization(survey.whole, chosen, device, dtype, backend)
         names = ", ".join(each.name for each in zeros if each.kind != "attribute")
         if names:
             warnings.warn(f"elements that were never written are 0: {names}", stacklevel=2)
-        work.write(seed)
+        work.write(chosen_seed)
         is_held_beyond = any(len(each.full_names) > 1 + len(each.aliases) for each in chosen)
         if is_held_beyond:
             work.take_over(survey.whole)
@@ -136,6 +158,17 @@ def materialize(
     if report:
         sys.stdout.write(f"{ledger(module)}\n{work.summary(time.perf_counter() - begin)}\n")
     return module
+
+
+class _Prepared(NamedTuple):
+    """What `materialize` is about to make: of the module, of the whole beyond it, and what of that is 0."""
+
+    seed: int
+    survey: Survey
+    own: list[Declaration]
+    beyond: list[Declaration]
+    zeros: list[Declaration]
+    work: Materialization
 
 
 def _chosen(declared: list[Declaration], only: Patterns | None, skip: Patterns | None) -> list[Declaration]:

@@ -1,7 +1,11 @@
-"""What deferred tensors become: memory, and what is written to it; and the boxes of what stands in their place."""
+"""What deferred tensors become: memory, and what is written to it; and the boxes of what stands in their place.
+
+Processes that are to make the same can agree on it before.
+"""
 
 from __future__ import annotations
 
+from tritonparam.module.making.agreement import agreed, facts_of
 from tritonparam.module.making.allocation import (
     Allocated,
     Views,
@@ -18,9 +22,11 @@ __all__ = [
     "Allocated",
     "Placed",
     "Views",
+    "agreed",
     "allocate",
     "allocated_for",
     "deferred_storages",
+    "facts_of",
     "is_shown_beside",
     "largest_first",
     "offloaded",
