@@ -128,7 +128,8 @@ def load(
                 resolve_backend(each, backend)
             written = match.written(real)
             check_landing(written, stored.files)
-            last = match.moves(written, checked=True)
+            outs = ((slot, *piece) for slot, values in written for piece in slot.pieces(values))
+            last = match.moves(outs, checked=True)
         match.check_ties()  # reads files
         with ProgressBar.of("loading", match.nbytes, progress) as bar:
             first = [match.moves(outs) for outs in pending.write(seed)]

@@ -82,6 +82,7 @@ class Match:
                 lacking.append(f"{slot.name} is of the dtype {stored.unreadable[there[0]]}")
             else:
                 missing.append(slot)
+        missing = self._without_tied(slots, missing)
         self._unexpected = tuple(unexpected)
         if lacking:
             raise TypeError(f"{stored.path} has tensors that torch cannot hold: {listed(lacking)}")
@@ -89,7 +90,7 @@ class Match:
             self._check_names(missing)
         self._check_shapes()
         self._check_cover()
-        others = (*missing, *(slot for slot in slots if not slot.expected))
+        others = (*missing, *(slot for slot in slots if not slot.expected and slot not in self.found))
         self.drawn = [slot for slot in others if slot.values is None]
         self._kept = [slot for slot in missing if slot.values is not None]
 
@@ -97,8 +98,17 @@ class Match:
     def nbytes(self) -> int:
         """The bytes to read."""
         found = [(slot, tensor) for slot, tensor in self.found.items() if slot not in self._followers]
-        in_one = sum(t.dtype.itemsize * math.prod(slot.box.sizes) for slot, t in found if slot.parts is None)
-        return in_one + sum(t.dtype.itemsize * slot.numel for slot, t in found if slot.parts is not None)
+        in_one = sum(t.dtype.itemsize * math.prod(slot.box.sizes) for slot, t in found if slot.is_box)
+        return in_one + sum(t.dtype.itemsize * slot.numel for slot, t in found if not slot.is_box)
+
+    def _without_tied(self, slots: Iterable[Slot], missing: list[Slot]) -> list[Slot]:
+        """`missing`, less those that get what was found for a tensor that they were tied to when they were declared."""
+        sharded = [slot for slot in slots if slot.stand_in is not None]
+        declared = {slot.declaration for slot in sharded}
+        found = {slot.declaration: tensor for slot, tensor in self.found.items() if slot.declaration in declared}
+        tied = [slot for slot in slots if slot.declaration in found and slot not in self.found] if found else []
+        self.found.update((slot, found[slot.declaration]) for slot in tied)
+        return [slot for slot in missing if slot not in self.found] if tied else missing
 
     def _check_names(self, missing: Iterable[Slot]) -> None:
         sides = {"missing": [slot.name for slot in missing], "unexpected": self._unexpected}
@@ -120,7 +130,7 @@ class Match:
 
     def _check_cover(self) -> None:
         for slot, tensor in self.found.items():
-            lacking = tensor.uncovered(slot.box) if slot.parts is None else _uncovered(tensor, slot.boxes)
+            lacking = tensor.uncovered(slot.box) if slot.is_box else _uncovered(tensor, slot.boxes)
             if lacking is not None:
                 raise CheckpointError(
                     f"{self._stored.path} has only parts of {shown(tensor.name)}: no file has its {str(lacking)[:300]}"
@@ -191,22 +201,21 @@ class Match:
                 "those of the first name are taken"
             )
 
-    def moves(self, outs: Iterable[tuple[Slot, torch.Tensor]], checked: bool = False) -> list[Move]:
-        """What copies the values of each tensor, or of its box, to where they go; `written` has `checked` these."""
+    def moves(self, outs: Iterable[tuple[Slot, Box, torch.Tensor]], checked: bool = False) -> list[Move]:
+        """What copies the values of boxes of tensors to where they go; `written` has `checked` these."""
         moves = []
-        for slot, out in outs:
+        for slot, held, out in outs:
             if slot in self._followers:
                 continue
             if not checked:
                 _check_writable(slot, out)
-            tensor, held = self.found[slot], slot.box
-            if slot.parts is None and tensor.is_whole_in_one(held):
+            tensor = self.found[slot]
+            if tensor.is_whole_in_one(held):
                 moves.append(Move(out, self._stored.view(tensor, tensor.saved[0], held)))
                 continue
-            for whole, place in ((held, out),) if slot.parts is None else slot.parts:
-                for saved, box in tensor.parts(whole):
-                    source = self._stored.view(tensor, saved, box)
-                    moves.append(Move(place if box.sizes == whole.sizes else box.within(whole).of(place), source))
+            for saved, box in tensor.parts(held):
+                source = self._stored.view(tensor, saved, box)
+                moves.append(Move(out if box.sizes == held.sizes else box.within(held).of(out), source))
         return moves
 
     def report(self) -> LoadReport:

@@ -12,7 +12,7 @@ from tritonparam.module.making.allocation import (
     largest_first,
     write,
 )
-from tritonparam.module.making.placing import Placed, offloaded, placed_for, write_placed
+from tritonparam.module.making.placing import Placed, held_of, offloaded, placed_for, write_placed
 
 __all__ = [
     "Allocated",
@@ -21,6 +21,7 @@ __all__ = [
     "allocate",
     "allocated_for",
     "deferred_storages",
+    "held_of",
     "is_shown_beside",
     "largest_first",
     "offloaded",
