@@ -128,11 +128,10 @@ def load(
                 resolve_backend(each, backend)
             written = match.written(real)
             check_landing(written, stored.files)
-            outs = ((slot, *piece) for slot, values in written for piece in slot.pieces(values))
-            last = match.moves(outs, checked=True)
+            last = match.moves(written)
         match.check_ties()  # reads files
         with ProgressBar.of("loading", match.nbytes, progress) as bar:
-            first = [match.moves(outs) for outs in pending.write(seed)]
+            first = [match.moves_to(outs) for outs in pending.write(seed)]
             for moves in (*first, last):
                 move(moves, backend, bar.advance)
         with REALIZING:

@@ -43,8 +43,7 @@ class Slot:
         dtype: The dtype it has, or was declared with.
         values: The real local tensor, of the shape of the box; None where there is none yet.
         parts: Where what is held is several boxes, or `values` is not of the shape of the box: the boxes, each with its
-            view of `values`. Else None.
-        held: Where there are no values yet, and what will be held is none or several boxes: these. Else None.
+            view of `values`, or of the tensor without values that stands in their place. Else None.
         lazy: The lazy Tensor or Parameter.
         declaration: What a deferred tensor of a module is to hold.
         stand_in: What stands in the place of the deferred tensor, as a DTensor does.
@@ -65,23 +64,11 @@ class Slot:
     mine: bool | None = None
     mesh: Any = None
     parts: list[tuple[Box, torch.Tensor]] | None = None
-    held: list[Box] | None = None
-
-    @property
-    def is_box(self) -> bool:
-        """Whether just `box` is held here, or will be."""
-        return self.parts is None and self.held is None
 
     @property
     def boxes(self) -> list[Box]:
         """The boxes of the whole that are held here, or will be."""
-        if self.held is not None:
-            return self.held
         return [self.box] if self.parts is None else [box for box, _ in self.parts]
-
-    def pieces(self, values: torch.Tensor) -> list[tuple[Box, torch.Tensor]]:
-        """The boxes that are held here, each with its view of `values`."""
-        return [(self.box, values)] if self.parts is None else self.parts
 
     @property
     def numel(self) -> int:
@@ -167,22 +154,16 @@ def _deferred_slot(names: tuple[str, ...], each: Declaration) -> Slot:
     )
 
 
-def _stand_in_slot(names: tuple[str, ...], each: Declaration, stand_in: torch.Tensor, expected: bool) -> Slot:
+def _stand_in_slot(names: tuple[str, ...], each: Declaration, stand_in: Any, expected: bool) -> Slot:
     try:
-        boxes = [held.box for held in held_of(each, stand_in)]
+        held = held_of(each, stand_in)
     except ValueError as error:
         raise ValueError(f"target must hold boxes of tensors: {error}") from None
-    slot = Slot(
-        names,
-        each.shape,
-        _around(each.shape, boxes),
-        stand_in.dtype,
-        declaration=each,
-        stand_in=stand_in,
-        expected=expected,
-    )
-    if len(boxes) != 1:
-        slot.held = boxes
+    box = _around(each.shape, [part.box for part in held])
+    slot = Slot(names, each.shape, box, stand_in.dtype, declaration=each, stand_in=stand_in, expected=expected)
+    if len(held) != 1:
+        local = stand_in.detach().to_local() if is_dtensor(stand_in) else stand_in.detach()
+        slot.parts = [(part.box, part.place.of(local)) for part in held]
     return slot
 
 

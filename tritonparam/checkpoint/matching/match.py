@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +82,9 @@ class Match:
                 lacking.append(f"{slot.name} is of the dtype {stored.unreadable[there[0]]}")
             else:
                 missing.append(slot)
-        missing = self._without_tied(slots, missing)
+        others = [*missing, *(slot for slot in slots if not slot.expected)]
+        self._take_tied(others)
+        missing = [slot for slot in missing if slot not in self.found]
         self._unexpected = tuple(unexpected)
         if lacking:
             raise TypeError(f"{stored.path} has tensors that torch cannot hold: {listed(lacking)}")
@@ -90,25 +92,22 @@ class Match:
             self._check_names(missing)
         self._check_shapes()
         self._check_cover()
-        others = (*missing, *(slot for slot in slots if not slot.expected and slot not in self.found))
-        self.drawn = [slot for slot in others if slot.values is None]
+        self.drawn = [slot for slot in others if slot.values is None and slot not in self.found]
         self._kept = [slot for slot in missing if slot.values is not None]
 
     @property
     def nbytes(self) -> int:
         """The bytes to read."""
         found = [(slot, tensor) for slot, tensor in self.found.items() if slot not in self._followers]
-        in_one = sum(t.dtype.itemsize * math.prod(slot.box.sizes) for slot, t in found if slot.is_box)
-        return in_one + sum(t.dtype.itemsize * slot.numel for slot, t in found if not slot.is_box)
+        in_one = sum(t.dtype.itemsize * math.prod(slot.box.sizes) for slot, t in found if slot.parts is None)
+        return in_one + sum(t.dtype.itemsize * slot.numel for slot, t in found if slot.parts is not None)
 
-    def _without_tied(self, slots: Iterable[Slot], missing: list[Slot]) -> list[Slot]:
-        """`missing`, less those that get what was found for a tensor that they were tied to when they were declared."""
-        sharded = [slot for slot in slots if slot.stand_in is not None]
-        declared = {slot.declaration for slot in sharded}
-        found = {slot.declaration: tensor for slot, tensor in self.found.items() if slot.declaration in declared}
-        tied = [slot for slot in slots if slot.declaration in found and slot not in self.found] if found else []
-        self.found.update((slot, found[slot.declaration]) for slot in tied)
-        return [slot for slot in missing if slot not in self.found] if tied else missing
+    def _take_tied(self, lacking: Iterable[Slot]) -> None:
+        """Let those that were tied to one that is found, until they were sharded, have what was found for that one."""
+        severed = [slot for slot in lacking if slot.declaration is not None and slot.declaration.stand_ins]
+        if severed:
+            found = {slot.declaration: tensor for slot, tensor in self.found.items() if slot.declaration is not None}
+            self.found.update((slot, found[slot.declaration]) for slot in severed if slot.declaration in found)
 
     def _check_names(self, missing: Iterable[Slot]) -> None:
         sides = {"missing": [slot.name for slot in missing], "unexpected": self._unexpected}
@@ -130,7 +129,7 @@ class Match:
 
     def _check_cover(self) -> None:
         for slot, tensor in self.found.items():
-            lacking = tensor.uncovered(slot.box) if slot.is_box else _uncovered(tensor, slot.boxes)
+            lacking = tensor.uncovered(slot.box) if slot.parts is None else _uncovered(tensor, slot.boxes)
             if lacking is not None:
                 raise CheckpointError(
                     f"{self._stored.path} has only parts of {shown(tensor.name)}: no file has its {str(lacking)[:300]}"
@@ -201,22 +200,36 @@ class Match:
                 "those of the first name are taken"
             )
 
-    def moves(self, outs: Iterable[tuple[Slot, Box, torch.Tensor]], checked: bool = False) -> list[Move]:
-        """What copies the values of boxes of tensors to where they go; `written` has `checked` these."""
+    def moves(self, outs: Iterable[tuple[Slot, torch.Tensor]]) -> list[Move]:
+        """What copies the values of real tensors, or of their boxes, to where they go; `written` has checked these."""
         moves = []
-        for slot, held, out in outs:
+        for slot, out in outs:
+            tensor = self.found[slot]
+            if slot.parts is None and tensor.is_whole_in_one(slot.box):
+                moves.append(Move(out, self._stored.view(tensor, tensor.saved[0], slot.box)))
+                continue
+            for box, place in ((slot.box, out),) if slot.parts is None else slot.parts:
+                moves += self._parts(tensor, box, place)
+        return moves
+
+    def moves_to(self, outs: Iterable[tuple[Slot, Box, torch.Tensor]]) -> list[Move]:
+        """The same for boxes of tensors that have no values yet, and the memory that is made for each."""
+        moves = []
+        for slot, box, out in outs:
             if slot in self._followers:
                 continue
-            if not checked:
-                _check_writable(slot, out)
+            _check_writable(slot, out)
             tensor = self.found[slot]
-            if tensor.is_whole_in_one(held):
-                moves.append(Move(out, self._stored.view(tensor, tensor.saved[0], held)))
-                continue
-            for saved, box in tensor.parts(held):
-                source = self._stored.view(tensor, saved, box)
-                moves.append(Move(out if box.sizes == held.sizes else box.within(held).of(out), source))
+            if tensor.is_whole_in_one(box):
+                moves.append(Move(out, self._stored.view(tensor, tensor.saved[0], box)))
+            else:
+                moves += self._parts(tensor, box, out)
         return moves
+
+    def _parts(self, tensor: StoredTensor, box: Box, out: torch.Tensor) -> Iterator[Move]:
+        for saved, part in tensor.parts(box):
+            source = self._stored.view(tensor, saved, part)
+            yield Move(out if part.sizes == box.sizes else part.within(box).of(out), source)
 
     def report(self) -> LoadReport:
         """What became of which tensor, once all is done."""
