@@ -16,7 +16,7 @@ import torch
 from tritonparam._arguments import got
 from tritonparam.module.blueprint import mark_written
 from tritonparam.module.declaration import Declaration
-from tritonparam.plan import Box, Fill, ask_for_huge_pages
+from tritonparam.plan import Box, Fill, View, ask_for_huge_pages
 from tritonparam.tensor import Held, is_dtensor, mesh_boxes
 
 
@@ -54,7 +54,8 @@ class Placed:
         if self.local is None:
             plain = _local_of(self.mine)
             if self.is_in_place:
-                self.local = plain.data  # what is written counts as values only once `settle` says so
+                # As a tensor of its own, so that what is written counts as values only once `settle` says so.
+                self.local = View.of(plain).on(plain.untyped_storage())
             else:
                 made = torch.empty_strided(plain.shape, plain.stride(), dtype=self.dtype, device=self.device)
                 self.local = ask_for_huge_pages(made)
@@ -76,10 +77,8 @@ class Placed:
 
     def take_from(self, whole: torch.Tensor) -> None:
         """Take the boxes from a tensor that is all of it."""
-        local = self.allocate()
-        with torch.inference_mode(local.is_inference()):  # torch writes to inference tensors in no other way
-            for box, out in self.parts():
-                out.copy_(box.of(whole))
+        for box, out in self.parts():
+            out.copy_(box.of(whole))
 
     def made(self) -> torch.Tensor | None:
         """The tensor, in nobody's hands yet, that it becomes; None where it has the values already."""
