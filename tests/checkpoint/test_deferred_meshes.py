@@ -24,6 +24,7 @@ from tests.module.test_meshes import all_of_it, built, by_rows, by_tensors, chec
 from tritonparam import deferred_init, ledger, load, materialize, save
 from tritonparam.checkpoint import CheckpointError, loading
 from tritonparam.module import takeover
+from tritonparam.module.blueprint import Blueprint
 from tritonparam.tensor import mesh_boxes
 
 DTensor, Shard, Replicate = distributed.DTensor, distributed.Shard, distributed.Replicate
@@ -98,6 +99,7 @@ def test_every_process_loads_its_boxes_of_the_whole(shard, inside, rank, stored)
         assert before == {name: id(tensor) for name, tensor in model.named_parameters()}
         assert all(not each.is_meta for group in optimizer.param_groups for each in group["params"])
         assert {ledger(model)[name].state for name in before} == {"loaded"}
+        assert all(Blueprint.of(each) is None for each in model.modules())
         kept = [tensor.clone() for tensor in held(model)]
         materialize(model, seed=1)  # it is real by now
         assert all(map(same, held(model), kept))
@@ -253,6 +255,37 @@ def test_a_tie_of_which_one_side_is_sharded(stored):
         assert not isinstance(model.emb.weight, DTensor)
         load(model, path, seed=DRAWN)
         assert check(model, want) == 1
+
+
+class Fused(nn.Module):
+    """A tensor, and another that shows its first rows, until they are sharded."""
+
+    def __init__(self):
+        super().__init__()
+        memory = torch.empty(6, 4)
+        self.both, self.first = nn.Parameter(memory), nn.Parameter(memory[:2])
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_tensors_that_shared_memory_until_they_were_sharded(outer, tmp_path):
+    """Each is loaded by itself; what the other one has been loaded with is not in the memory of one that is lacking."""
+    tensors = {"both": torch.randn(6, 4), "first": torch.randn(2, 4)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    save_file({"both": tensors["both"]}, tmp_path / "some.safetensors")
+    with deferred_init():
+        model = Fused()
+    with mesh_of([2], 1) as mesh:
+        if outer:  # the other one stays deferred, and keeps the memory
+            placed = DTensor.from_local(torch.empty(3, 4, device="meta"), mesh, [Shard(0)], run_check=False)
+            model.both = nn.Parameter(placed)
+        else:
+            distributed.distribute_module(model, mesh)
+        with pytest.raises(ValueError, match=r"never written: first"):
+            load(model, tmp_path / "some.safetensors", strict=False)
+        load(model, tmp_path / "model.safetensors")
+        first = model.first if outer else model.first.to_local()
+        assert same(first, tensors["first"])
+        assert same(model.both.to_local(), tensors["both"][3:] if outer else tensors["both"])
 
 
 @pytest.mark.parametrize("empty", [False, True], ids=["no memory", "memory of to_empty"])
