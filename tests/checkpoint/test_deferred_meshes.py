@@ -4,6 +4,7 @@ The processes do not exist, and one plays them in turn; but for the last test.
 """
 
 import contextlib
+import copy
 import gc
 
 import pytest
@@ -266,8 +267,8 @@ class Fused(nn.Module):
         self.both, self.first = nn.Parameter(memory), nn.Parameter(memory[:2])
 
 
-@pytest.mark.parametrize("outer", [False, True])
-def test_tensors_that_shared_memory_until_they_were_sharded(outer, tmp_path):
+@pytest.mark.parametrize("which", [("both",), ("first",), ("both", "first")])
+def test_tensors_that_shared_memory_until_they_were_sharded(which, tmp_path):
     """Each is loaded by itself; what the other one has been loaded with is not in the memory of one that is lacking."""
     tensors = {"both": torch.randn(6, 4), "first": torch.randn(2, 4)}
     save_file(tensors, tmp_path / "model.safetensors")
@@ -275,17 +276,41 @@ def test_tensors_that_shared_memory_until_they_were_sharded(outer, tmp_path):
     with deferred_init():
         model = Fused()
     with mesh_of([2], 1) as mesh:
-        if outer:  # the other one stays deferred, and keeps the memory
-            placed = DTensor.from_local(torch.empty(3, 4, device="meta"), mesh, [Shard(0)], run_check=False)
-            model.both = nn.Parameter(placed)
-        else:
-            distributed.distribute_module(model, mesh)
+        for name in which:  # the other one stays deferred, and keeps the memory
+            local = torch.empty(len(tensors[name]) // 2, 4, device="meta")
+            setattr(model, name, nn.Parameter(DTensor.from_local(local, mesh, [Shard(0)], run_check=False)))
         with pytest.raises(ValueError, match=r"never written: first"):
             load(model, tmp_path / "some.safetensors", strict=False)
         load(model, tmp_path / "model.safetensors")
-        first = model.first if outer else model.first.to_local()
-        assert same(first, tensors["first"])
-        assert same(model.both.to_local(), tensors["both"][3:] if outer else tensors["both"])
+        for name in which:
+            assert same(getattr(model, name).to_local(), tensors[name].chunk(2)[1])
+        for name in tensors.keys() - set(which):
+            assert same(getattr(model, name), tensors[name])
+
+
+def test_only_the_boxes_that_are_held_have_to_be_there(tmp_path):
+    """A file of one process is enough for it; another one says which tensor it lacks, and changes nothing."""
+    want = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5))
+    for rank in range(2):
+        with mesh_of([2], rank) as mesh:
+            whole = copy.deepcopy(want)
+            fsdp.fully_shard(whole, mesh=mesh)
+            save(whole, tmp_path / "out", rank=rank, world_size=2)
+    for file in (tmp_path / "out").glob("shard-00001-*"):
+        file.unlink()
+    for rank in (1, 0):
+        with deferred_init():
+            model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5))
+        with mesh_of([2], rank) as mesh:
+            fsdp.fully_shard(model, mesh=mesh)
+            if rank:
+                load(model, tmp_path / "out")
+                assert check(model, named(want)) == 4
+            else:
+                before = shown(model)
+                with pytest.raises(CheckpointError, match=r"only parts of '0\.weight'"):
+                    load(model, tmp_path / "out")
+                assert shown(model) == before
 
 
 @pytest.mark.parametrize("empty", [False, True], ids=["no memory", "memory of to_empty"])
