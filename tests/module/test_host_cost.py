@@ -176,7 +176,7 @@ def test_a_source_with_a_seed_of_its_own_keeps_it():
     seeded = dataclasses.replace(each, sources={draw: dataclasses.replace(source, seed=9)})
     work = Materialization(nn.Module(), [seeded], None, None, None)
     work.write(5)
-    ((_, got),) = work.outs([seeded])[0]
+    ((_, _, _, got),) = work.outs([seeded])[0]
     want = torch.empty(3, 4)
     Plan(each.fills(want, 9)).run()
     assert torch.equal(got, want)

@@ -50,9 +50,10 @@ def load(
     checkpoint has several, their values have to be the same.
 
     Args:
-        target: A torch.nn.Module, real, built inside `deferred_init`, or partly so; a Parameter, or an iterable of
-            Parameters; or a mapping from names to Parameters and torch tensors. Of a DTensor, the local tensor is
-            loaded; of a real Parameter, its `box`.
+        target: A torch.nn.Module, real, built inside `deferred_init`, or partly so, and sharded since or not; a
+            Parameter, or an iterable of Parameters; or a mapping from names to Parameters and torch tensors. Of a
+            DTensor, the local tensor is loaded, which need not have values or memory yet; of a real Parameter, its
+            `box`.
         path: A safetensors file; an index; or a folder with `model.safetensors`, with an index and its files, or with
             the shards that `save` or torch.distributed.checkpoint's HuggingFaceStorageWriter wrote.
         strict: Whether names that only one side has are an error, and different values for the names of one tensor. If
@@ -65,7 +66,7 @@ def load(
         rank: The process that layouts are looked at for; None for this one.
         seed: Of what is initialized in a module, as for `materialize`. Parameters have theirs.
         device: A CPU or CUDA device for what is lazy or deferred; None for torch's default one, and for the one a
-            deferred tensor was made for.
+            deferred tensor was made for, or that of its mesh.
         dtype: A floating-point dtype for the parameters among what is lazy or deferred, and for the buffers whose dtype
             the constructor left to torch's default. A buffer for which it named one, such as the `inv_freq` of rotary
             embeddings, keeps it, as in `materialize` and with `from_pretrained(dtype=)` of transformers. None for the
@@ -82,7 +83,7 @@ def load(
         ValueError: Names are missing or unexpected or their values differ and strict is True, shapes differ, mapping
             gives two tensors one name, a layout does not go with its tensor, two tensors to load overlap (of a module:
             but for those that lie within another one), one lies in memory that cannot be written or in a file that is
-            read, or an argument is out of range.
+            read, a placement of a DTensor is neither a shard nor a replica, or an argument is out of range.
         tritonparam.checkpoint.CheckpointError: A file is missing, damaged or contradicts another one, or no file
             has a box; it names the file, or tensor and box.
         RuntimeError: Something outside holds on to a lazy or deferred tensor so that it cannot become real.
@@ -128,10 +129,10 @@ def load(
                 resolve_backend(each, backend)
             written = match.written(real)
             check_landing(written, stored.files)
-            last = match.moves(written, checked=True)
+            last = match.moves(written)
         match.check_ties()  # reads files
         with ProgressBar.of("loading", match.nbytes, progress) as bar:
-            first = [match.moves(outs) for outs in pending.write(seed)]
+            first = [match.moves_to(outs) for outs in pending.write(seed)]
             for moves in (*first, last):
                 move(moves, backend, bar.advance)
         with REALIZING:

@@ -7,14 +7,14 @@ from typing import Protocol
 
 import torch
 
-from tritonparam.checkpoint.targets import Slot, listed
+from tritonparam.checkpoint.targets import Slot
 from tritonparam.dtype import as_dtype
-from tritonparam.module import Materialization, check_written, note_made, shown_by
+from tritonparam.module import Materialization, check_written, note_made, shown_by, surveyed
 from tritonparam.parameter import Parameter
-from tritonparam.plan import checked_device
+from tritonparam.plan import Box, checked_device
 from tritonparam.tensor import Content, Tensor, empty, lazy_like, realize
 
-Outs = Sequence[tuple[Slot, torch.Tensor]]
+Outs = Sequence[tuple[Slot, Box, torch.Tensor]]  # which box of the whole the memory holds
 
 
 class Pending(Protocol):
@@ -73,27 +73,33 @@ class _Deferred:
         backend: str | None,
     ) -> None:
         self._module = module
-        self._loaded = {slot.declaration: slot for slot in loaded if slot.declaration is not None}
-        sharded = [each.name for each in self._loaded if each.stand_ins]
-        if sharded:
-            raise ValueError(
-                "target must not have been sharded without values: materialize it first, and load then; so are "
-                f"{listed(sharded)}"
-            )
-        others = [slot.declaration for slot in drawn if slot.declaration is not None]
-        check_written(each for each in others if not shown_by(each, self._loaded))
+        # By the declaration, and the id of what stands in the place of the tensor.
+        self._slots = {(slot.declaration, id(slot.stand_in)): slot for slot in loaded if slot.declaration is not None}
+        self._loaded = dict.fromkeys(each for each, _ in self._slots)
+        others = dict.fromkeys(slot.declaration for slot in drawn if slot.declaration is not None)
+        shown = [each for each in self._loaded if each.tensors]
+        check_written(each for each in others if each.stand_ins or not shown_by(each, shown))
         self._states = dict.fromkeys(self._loaded, "loaded") | dict.fromkeys(others, "initialized")
-        self._work = Materialization(module, self._states, device, dtype, backend)
-        made = self._work.dtypes()
-        self.dtypes = {slot: made[each] for each, slot in self._loaded.items()}
+        is_sharded = any(each.stand_ins for each in self._states)
+        self._survey = surveyed(module) if is_sharded else None
+        whole = module if self._survey is None else self._survey.whole
+        self._work = Materialization(whole, self._states, device, dtype, backend)
+        made, placed = self._work.dtypes()
+        self.dtypes = {
+            slot: made[each] if slot.stand_in is None else placed[id(slot.stand_in)]
+            for (each, _), slot in self._slots.items()
+        }
 
     def write(self, seed: int) -> list[Outs]:
         self._work.write(seed, self._loaded.keys())
-        return [[(self._loaded[each], out) for each, out in group] for group in self._work.outs(self._loaded.keys())]
+        groups = self._work.outs(self._loaded.keys())
+        return [[(self._slots[each, id(mine)], box, out) for each, mine, box, out in group] for group in groups]
 
     def become(self) -> None:
         self._work.take_over(self._module)
         note_made(self._module, self._states)
+        if self._survey is not None:
+            self._survey.settle()
 
 
 class _Lazy:
@@ -122,7 +128,7 @@ class _Lazy:
         boxes = {draft: slot.box for slot, draft in drafts.items() if draft.shape == slot.shape}
         realize(drafts.values(), self._device, self._backend, boxes)
         self._values = outs | {slot: draft.torch for slot, draft in drafts.items()}
-        return [list(outs.items())]
+        return [[(slot, slot.box, out) for slot, out in outs.items()]]
 
     def become(self) -> None:
         lazy = self._loaded | self._drawn

@@ -12,7 +12,7 @@ import torch
 from tritonparam._arguments import got, shown
 from tritonparam.checkpoint.stored import whole_box
 from tritonparam.checkpoint.wrappers import Flat, check_sharded, flat_tensors
-from tritonparam.module import Declaration, History, declared
+from tritonparam.module import Declaration, History, declared, held_of
 from tritonparam.parameter import Parameter, ParameterTuple
 from tritonparam.plan import CAST_DTYPES, Box
 from tritonparam.tensor import Tensor, box_of, is_dtensor, mesh_boxes
@@ -43,9 +43,10 @@ class Slot:
         dtype: The dtype it has, or was declared with.
         values: The real local tensor, of the shape of the box; None where there is none yet.
         parts: Where what is held is several boxes, or `values` is not of the shape of the box: the boxes, each with its
-            view of `values`. Else None.
+            view of `values`, or of the tensor without values that stands in their place. Else None.
         lazy: The lazy Tensor or Parameter.
         declaration: What a deferred tensor of a module is to hold.
+        stand_in: What stands in the place of the deferred tensor, as a DTensor does.
         expected: Whether a checkpoint is to have it.
         mine: Whether this process is the one to write it; None where others may hold the same and nobody knows.
         mesh: The device mesh of a DTensor.
@@ -58,6 +59,7 @@ class Slot:
     values: torch.Tensor | None = None
     lazy: Tensor | None = None
     declaration: Declaration | None = None
+    stand_in: torch.Tensor | None = None
     expected: bool = True
     mine: bool | None = None
     mesh: Any = None
@@ -97,7 +99,7 @@ def slots_of(target: Any) -> list[Slot]:
         flat = flat_tensors(target)
         if flat is not None:
             return [_flat_slot(each) for each in flat]
-        return [_declared_slot(each) for each in declared(target)]
+        return [slot for each in declared(target) for slot in _declared_slots(each)]
     if isinstance(target, Mapping):
         return _mapped_slots(target)
     if isinstance(target, Parameter):
@@ -127,14 +129,42 @@ def _mapped_slots(target: Mapping[Any, Any]) -> list[Slot]:
     return list(slots.values())
 
 
-def _declared_slot(each: Declaration) -> Slot:
+def _declared_slots(each: Declaration) -> list[Slot]:
+    """The slot of what is declared, or one for each tensor that stands in its place: sharding may sever ties."""
     names = each.saved_names or (each.name, *each.aliases)
     if each.history is None:
         slot = _tensor_slot(names, each.tensors[0])
         slot.expected = each.persistent
-        return slot
-    whole = Box.whole(each.shape)
-    return Slot(names, each.shape, whole, each.dtype, declaration=each, expected=each.persistent)
+        return [slot]
+    if not each.stand_ins:
+        return [_deferred_slot(names, each)]
+    stood_for = set().union(*each.stood_for)
+    own = tuple(name for name in names if name not in stood_for)
+    slots = [_deferred_slot(own, each)] if each.tensors else []
+    for stand_in, all_names in zip(each.stand_ins, each.stood_for, strict=True):
+        saved = tuple(name for name in all_names if name in names)
+        slots.append(_stand_in_slot(saved or all_names, each, stand_in, each.persistent and bool(saved)))
+    return slots
+
+
+def _deferred_slot(names: tuple[str, ...], each: Declaration) -> Slot:
+    expected = each.persistent and bool(names)
+    return Slot(
+        names or (each.name,), each.shape, Box.whole(each.shape), each.dtype, declaration=each, expected=expected
+    )
+
+
+def _stand_in_slot(names: tuple[str, ...], each: Declaration, stand_in: Any, expected: bool) -> Slot:
+    try:
+        held = held_of(each, stand_in)
+    except ValueError as error:
+        raise ValueError(f"target must hold boxes of tensors: {error}") from None
+    box = _around(each.shape, [part.box for part in held])
+    slot = Slot(names, each.shape, box, stand_in.dtype, declaration=each, stand_in=stand_in, expected=expected)
+    if len(held) != 1:
+        local = stand_in.detach().to_local() if is_dtensor(stand_in) else stand_in.detach()
+        slot.parts = [(part.box, part.place.of(local)) for part in held]
+    return slot
 
 
 def _tensor_slot(names: tuple[str, ...], tensor: Tensor | torch.Tensor) -> Slot:
@@ -177,7 +207,8 @@ def _dtensor_slot(names: tuple[str, ...], tensor: Any) -> Slot:
     if len(held) == 1:
         return Slot(names, shape, held[0].box, tensor.dtype, values=local, mine=first, mesh=mesh)
     parts = [(each.box, each.place.of(local)) for each in held]
-    return Slot(names, shape, _around(shape, parts), tensor.dtype, values=local, mine=first, mesh=mesh, parts=parts)
+    around = _around(shape, [each.box for each in held])
+    return Slot(names, shape, around, tensor.dtype, values=local, mine=first, mesh=mesh, parts=parts)
 
 
 def _flat_slot(each: Flat) -> Slot:
@@ -192,16 +223,16 @@ def _flat_slot(each: Flat) -> Slot:
         values = each.values.view(each.shape)
         return Slot(each.names, each.shape, whole, each.values.dtype, values=values, mine=each.mine)
     parts = each.parts()
-    box = _around(each.shape, parts)
+    box = _around(each.shape, [box for box, _ in parts])
     return Slot(each.names, each.shape, box, each.values.dtype, values=each.values, mine=each.mine, parts=parts)
 
 
-def _around(shape: tuple[int, ...], parts: list[tuple[Box, torch.Tensor]]) -> Box:
-    """The smallest box that all of `parts` lie in."""
-    if not parts:
+def _around(shape: tuple[int, ...], boxes: list[Box]) -> Box:
+    """The smallest box that all of `boxes` lie in."""
+    if not boxes:
         return Box((0,) * len(shape), (0,) * len(shape))
-    lows = [min(each) for each in zip(*(box.offsets for box, _ in parts), strict=True)]
-    ends = ([o + n for o, n in zip(box.offsets, box.sizes, strict=True)] for box, _ in parts)
+    lows = [min(each) for each in zip(*(box.offsets for box in boxes), strict=True)]
+    ends = ([o + n for o, n in zip(box.offsets, box.sizes, strict=True)] for box in boxes)
     highs = [max(each) for each in zip(*ends, strict=True)]
     return Box(tuple(lows), tuple(high - low for low, high in zip(lows, highs, strict=True)))
 

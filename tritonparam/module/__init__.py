@@ -6,7 +6,8 @@ rest is replayed. Files that hold a model's values are for `checkpoint`.
 
 from __future__ import annotations
 
-from tritonparam.module.declaration import BoxLaw, Declaration, check_written, declarations, declared
+from tritonparam.module.declaration import BoxLaw, Declaration, check_written, declarations, declared, surveyed
+from tritonparam.module.making import held_of
 from tritonparam.module.materialization import Materialization, materialize, memory_peak, shown_by
 from tritonparam.module.recording import deferred_init, recording_paused
 from tritonparam.module.source import Elements, Source
@@ -26,6 +27,7 @@ __all__ = [
     "declarations",
     "declared",
     "deferred_init",
+    "held_of",
     "ledger",
     "materialize",
     "memory_peak",
@@ -33,5 +35,6 @@ __all__ = [
     "note_made",
     "recording_paused",
     "shown_by",
+    "surveyed",
     "why_replayed",
 ]

@@ -198,6 +198,11 @@ def mark_blank(tensor: torch.Tensor) -> None:
     setattr(tensor, _BLANK, _writes_to(tensor))
 
 
+def mark_written(tensor: torch.Tensor) -> None:
+    """Take back `mark_blank`: there are values in the memory now."""
+    vars(tensor).pop(_BLANK, None)
+
+
 def awaits_values(tensor: torch.Tensor | None) -> bool:
     """Whether a tensor has no values: it is on the meta device, or `to_empty` made it and nothing was written since."""
     if tensor is None:

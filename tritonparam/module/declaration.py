@@ -56,6 +56,7 @@ class Declaration:
             was done to it, or are there already.
         tensors: The tensor objects of the module that show it.
         stand_ins: Those that stand in their place and have no values yet, such as DTensors.
+        stood_for: The names of each of those.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Declaration:
     laws: tuple[BoxLaw, ...] | None
     tensors: tuple[torch.Tensor, ...] = field(repr=False)
     stand_ins: tuple[torch.Tensor, ...] = field(repr=False)
+    stood_for: tuple[tuple[str, ...], ...] = field(repr=False)
     history: History | None = field(repr=False)
     view: View = field(repr=False)
     pieces: tuple[Piece, ...] = field(repr=False)
@@ -339,6 +341,7 @@ def _declaration(found: Found, keyed: Keyed, kinds: _Kinds) -> Declaration:
         laws,
         tensors=tuple(found.tensors.values()),
         stand_ins=tuple(found.stand_ins.values()),
+        stood_for=tuple(map(tuple, found.stood_for.values())),
         history=found.history,
         view=found.view,
         pieces=pieces or (),

@@ -40,7 +40,7 @@ from tritonparam.module.state_ledger import ledger, note_made
 from tritonparam.module.takeover import take_over
 from tritonparam.module.tape import Version
 from tritonparam.module.traversal import Scripts
-from tritonparam.plan import checked_device, placement
+from tritonparam.plan import Box, checked_device, placement
 from tritonparam.stream import Generator
 
 Patterns = str | Iterable[str]
@@ -218,6 +218,22 @@ def _check_arguments(prefix: object, **flags: object) -> None:
         raise ValueError(f"prefix must be names with dots between them, such as 'layers.3', or '', got {shown(prefix)}")
 
 
+class Out(NamedTuple):
+    """Where values of a deferred tensor go.
+
+    Attributes:
+        declaration: What it declares.
+        stand_in: The tensor in its place that the memory is for; None where it is for the deferred one itself.
+        box: Which box of the whole the memory holds.
+        memory: It.
+    """
+
+    declaration: Declaration
+    stand_in: torch.Tensor | None
+    box: Box
+    memory: torch.Tensor
+
+
 class Materialization:
     """The deferred tensors of a module on their way to being real: allocated, written, then put in its tensors.
 
@@ -255,31 +271,36 @@ class Materialization:
     def _made(self) -> list[Allocated | Placed]:
         return [*self._storages, *self._placed]
 
-    def dtypes(self) -> dict[Declaration, torch.dtype]:
-        """The dtype that each deferred tensor will have."""
+    def dtypes(self) -> tuple[dict[Declaration, torch.dtype], dict[int, torch.dtype]]:
+        """The dtype that each deferred tensor will have, and, by their ids, each that stands in the place of one."""
         dtypes = {each: storage.dtypes[each.dtype] for storage in self._storages for each in storage.declarations}
-        return {each.declaration: each.dtype for each in self._placed} | dtypes
+        return dtypes, {id(each.mine): each.dtype for each in self._placed}
 
     def write(self, seed: int, loaded: Collection[Declaration] = ()) -> None:
         """Allocate every tensor, and write all but those that are `loaded`, which the caller writes afterwards."""
         self._seed = seed
         self._loaded = frozenset(id(tensor) for each in loaded for tensor in each.tensors)
         self._replayed = allocate(self._storages, self._sources, seed, loaded)
+        for each in self._placed:
+            each.allocate()
         fills, replayed = write_placed([each for each in self._placed if each.declaration not in loaded], seed)
         self._replayed += replayed
         write(self._storages, seed, self._backend, loaded, fills)
 
-    def outs(self, loaded: Collection[Declaration]) -> list[list[tuple[Declaration, torch.Tensor]]]:
+    def outs(self, loaded: Collection[Declaration]) -> list[list[Out]]:
         """Where the values of `loaded` go: a list to write first, and one whose tensors show elements of the first."""
-        first: list[tuple[Declaration, torch.Tensor]] = []
-        second: list[tuple[Declaration, torch.Tensor]] = []
+        first: list[Out] = []
+        second: list[Out] = []
         for storage in self._storages:
             views = Views(len(storage.declarations))
             for each in largest_first(storage):
                 if each in loaded:
                     outs = first if views.are_apart_from(each.view) else second
-                    outs.append((each, storage.show(each.view)))
+                    outs.append(Out(each, None, Box.whole(each.shape), storage.show(each.view)))
                     views.add(each.view)
+        for placed in self._placed:
+            if placed.declaration in loaded:
+                first += (Out(placed.declaration, placed.mine, *part) for part in placed.parts())
         return [first, second]
 
     def take_over(self, module: torch.nn.Module, scripts: Scripts | None = None) -> None:
@@ -306,6 +327,8 @@ class Materialization:
             scripts,
             [(each.declaration.name, each.mine, made) for each in self._placed if (made := each.made()) is not None],
         )
+        for placed in self._placed:
+            placed.settle()
         kept = {
             each.history: (each, deferred)
             for each, deferred in zip(self._storages, before, strict=True)

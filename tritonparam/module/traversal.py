@@ -20,6 +20,7 @@ _REGISTERED = ("_parameters", "_buffers", "_modules", ATTRIBUTE)
 # What torch puts around a module: its own names of parameters leave the first two out, and values depend on none.
 _WRAPPED = ("_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 _COMPILED = "_orig_mod"
+_FULLY_SHARD = "torch.distributed.fsdp._fully_shard."  # whose objects keep pieces of what they shard
 _SHARDING = "__composable_api"  # what fully_shard keeps of a module: its tensors again, cut and padded
 _LEAVES = (
     *(str, bytes, bytearray, int, float, complex, type(None), type, range, slice, torch.Size, torch.dtype),
@@ -262,7 +263,7 @@ class _Attributes:
                             yield from self._in_all(start, list(group.items()), depth)
                         yield from self._in_all(start, _parts_of_module(owner), depth)
                         yield from self._in_script(start, owner)
-        else:
+        elif not type(value).__module__.startswith(_FULLY_SHARD):
             yield from self._in_all(f"{name}.", _parts(value) + self._attributes(value), depth)
 
     def _attributes(self, value: object) -> list[tuple[str, object]]:

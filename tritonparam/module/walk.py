@@ -29,6 +29,7 @@ class Found:
         full_names: What it was called in the outermost module that a block has built with it.
         tensors: The tensors of the module that show it, by their ids.
         stand_ins: Those that were put in their place and have no values yet, such as DTensors.
+        stood_for: The names of each of those.
         pieces: The boxes with laws that it consists of; None where it has to be replayed, or is real.
     """
 
@@ -40,6 +41,7 @@ class Found:
     saved_names: list[str] = field(default_factory=list)
     tensors: dict[int, torch.Tensor] = field(default_factory=dict)
     stand_ins: dict[int, torch.Tensor] = field(default_factory=dict)
+    stood_for: dict[int, list[str]] = field(default_factory=dict)
     pieces: tuple[Piece, ...] | None = None
 
 
@@ -150,6 +152,8 @@ class _Collected:
         if persistent:
             each.saved_names.append(name)
         (each.tensors if is_there else each.stand_ins)[id(mine)] = mine
+        if not is_there:
+            each.stood_for.setdefault(id(mine), []).append(name)
 
 
 class _Replaced:

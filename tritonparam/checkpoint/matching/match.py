@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +82,9 @@ class Match:
                 lacking.append(f"{slot.name} is of the dtype {stored.unreadable[there[0]]}")
             else:
                 missing.append(slot)
+        others = [*missing, *(slot for slot in slots if not slot.expected)]
+        self._take_tied(others)
+        missing = [slot for slot in missing if slot not in self.found]
         self._unexpected = tuple(unexpected)
         if lacking:
             raise TypeError(f"{stored.path} has tensors that torch cannot hold: {listed(lacking)}")
@@ -89,8 +92,7 @@ class Match:
             self._check_names(missing)
         self._check_shapes()
         self._check_cover()
-        others = (*missing, *(slot for slot in slots if not slot.expected))
-        self.drawn = [slot for slot in others if slot.values is None]
+        self.drawn = [slot for slot in others if slot.values is None and slot not in self.found]
         self._kept = [slot for slot in missing if slot.values is not None]
 
     @property
@@ -99,6 +101,13 @@ class Match:
         found = [(slot, tensor) for slot, tensor in self.found.items() if slot not in self._followers]
         in_one = sum(t.dtype.itemsize * math.prod(slot.box.sizes) for slot, t in found if slot.parts is None)
         return in_one + sum(t.dtype.itemsize * slot.numel for slot, t in found if slot.parts is not None)
+
+    def _take_tied(self, lacking: Iterable[Slot]) -> None:
+        """Let those that were tied to one that is found, until they were sharded, have what was found for that one."""
+        severed = [slot for slot in lacking if slot.declaration is not None and slot.declaration.stand_ins]
+        if severed:
+            found = {slot.declaration: tensor for slot, tensor in self.found.items() if slot.declaration is not None}
+            self.found.update((slot, found[slot.declaration]) for slot in severed if slot.declaration in found)
 
     def _check_names(self, missing: Iterable[Slot]) -> None:
         sides = {"missing": [slot.name for slot in missing], "unexpected": self._unexpected}
@@ -191,23 +200,36 @@ class Match:
                 "those of the first name are taken"
             )
 
-    def moves(self, outs: Iterable[tuple[Slot, torch.Tensor]], checked: bool = False) -> list[Move]:
-        """What copies the values of each tensor, or of its box, to where they go; `written` has `checked` these."""
+    def moves(self, outs: Iterable[tuple[Slot, torch.Tensor]]) -> list[Move]:
+        """What copies the values of real tensors, or of their boxes, to where they go; `written` has checked these."""
         moves = []
         for slot, out in outs:
+            tensor = self.found[slot]
+            if slot.parts is None and tensor.is_whole_in_one(slot.box):
+                moves.append(Move(out, self._stored.view(tensor, tensor.saved[0], slot.box)))
+                continue
+            for box, place in ((slot.box, out),) if slot.parts is None else slot.parts:
+                moves += self._parts(tensor, box, place)
+        return moves
+
+    def moves_to(self, outs: Iterable[tuple[Slot, Box, torch.Tensor]]) -> list[Move]:
+        """The same for boxes of tensors that have no values yet, and the memory that is made for each."""
+        moves = []
+        for slot, box, out in outs:
             if slot in self._followers:
                 continue
-            if not checked:
-                _check_writable(slot, out)
-            tensor, held = self.found[slot], slot.box
-            if slot.parts is None and tensor.is_whole_in_one(held):
-                moves.append(Move(out, self._stored.view(tensor, tensor.saved[0], held)))
-                continue
-            for whole, place in ((held, out),) if slot.parts is None else slot.parts:
-                for saved, box in tensor.parts(whole):
-                    source = self._stored.view(tensor, saved, box)
-                    moves.append(Move(place if box.sizes == whole.sizes else box.within(whole).of(place), source))
+            _check_writable(slot, out)
+            tensor = self.found[slot]
+            if tensor.is_whole_in_one(box):
+                moves.append(Move(out, self._stored.view(tensor, tensor.saved[0], box)))
+            else:
+                moves += self._parts(tensor, box, out)
         return moves
+
+    def _parts(self, tensor: StoredTensor, box: Box, out: torch.Tensor) -> Iterator[Move]:
+        for saved, part in tensor.parts(box):
+            source = self._stored.view(tensor, saved, part)
+            yield Move(out if part.sizes == box.sizes else part.within(box).of(out), source)
 
     def report(self) -> LoadReport:
         """What became of which tensor, once all is done."""

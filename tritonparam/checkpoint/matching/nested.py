@@ -56,6 +56,8 @@ def _spot(view: View, whole: View) -> Placement | int | None:
 
 def _memory(slot: Slot) -> tuple[object, View | None]:
     """What memory a tensor is in, real or deferred, and as which view."""
+    if slot.declaration is not None and slot.declaration.stand_ins:  # each has memory of its own
+        return None, None
     if slot.declaration is not None and slot.declaration.history is not None:
         return slot.declaration.history.key, slot.declaration.view
     if type(slot.values) not in (torch.Tensor, torch.nn.Parameter) or slot.values is None:

@@ -16,7 +16,7 @@ from tritonparam.module.making.allocation import (
     largest_first,
     write,
 )
-from tritonparam.module.making.placing import Placed, offloaded, placed_for, write_placed
+from tritonparam.module.making.placing import Placed, held_of, offloaded, placed_for, write_placed
 
 __all__ = [
     "Allocated",
@@ -27,6 +27,7 @@ __all__ = [
     "allocated_for",
     "deferred_storages",
     "facts_of",
+    "held_of",
     "is_shown_beside",
     "largest_first",
     "offloaded",

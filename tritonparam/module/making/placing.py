@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from tritonparam._arguments import got
+from tritonparam.module.blueprint import mark_written
 from tritonparam.module.declaration import Declaration
-from tritonparam.plan import Box, Fill, ask_for_huge_pages
+from tritonparam.plan import Box, Fill, View, ask_for_huge_pages
 from tritonparam.tensor import Held, is_dtensor, mesh_boxes
 
 
@@ -53,23 +54,31 @@ class Placed:
         if self.local is None:
             plain = _local_of(self.mine)
             if self.is_in_place:
-                self.local = plain
+                # As a tensor of its own, so that what is written counts as values only once `settle` says so.
+                self.local = View.of(plain).on(plain.untyped_storage())
             else:
                 made = torch.empty_strided(plain.shape, plain.stride(), dtype=self.dtype, device=self.device)
                 self.local = ask_for_huge_pages(made)
         return self.local
 
+    def parts(self) -> list[tuple[Box, torch.Tensor]]:
+        """The boxes that this process holds, each with the memory that its values go to."""
+        local = self.allocate()
+        return [(each.box, each.place.of(local)) for each in self.held]
+
+    def settle(self) -> None:
+        """Take note that the values are there, once all of them are."""
+        if self.is_in_place:
+            mark_written(self.mine)
+
     def fills(self, seed: int) -> list[Fill]:
         """What writes the values, where all of them have laws."""
-        local = self.allocate()
-        return [fill for each in self.held for fill in self.declaration.fills(each.place.of(local), seed, each.box)]
+        return [fill for box, out in self.parts() for fill in self.declaration.fills(out, seed, box)]
 
     def take_from(self, whole: torch.Tensor) -> None:
         """Take the boxes from a tensor that is all of it."""
-        local = self.allocate()
-        with torch.inference_mode(local.is_inference()):  # torch writes to inference tensors in no other way
-            for each in self.held:
-                each.place.of(local).copy_(each.box.of(whole))
+        for box, out in self.parts():
+            out.copy_(box.of(whole))
 
     def made(self) -> torch.Tensor | None:
         """The tensor, in nobody's hands yet, that it becomes; None where it has the values already."""
@@ -105,7 +114,7 @@ def placed_for(
         ValueError: A placement is neither a shard nor a replica; or the device is none of a mesh.
     """
     return [
-        Placed(each, mine, _held_of(each, mine), *_options(each, mine, device, dtype, on_host))
+        Placed(each, mine, held_of(each, mine), *_options(each, mine, device, dtype, on_host))
         for each in declared
         for mine in each.stand_ins
     ]
@@ -147,7 +156,12 @@ def _local_of(tensor: Any) -> torch.Tensor:
         return local
 
 
-def _held_of(declaration: Declaration, mine: Any) -> list[Held]:
+def held_of(declaration: Declaration, mine: Any) -> list[Held]:
+    """Which boxes of a tensor this process holds in `mine`, which stands in its place.
+
+    Raises:
+        ValueError: A placement is neither a shard nor a replica.
+    """
     whole = Box.whole(declaration.shape)
     if not is_dtensor(mine):
         return [Held(whole, whole)] if declaration.view.numel else []
