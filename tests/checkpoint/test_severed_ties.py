@@ -11,12 +11,13 @@ from safetensors.torch import save_file
 from torch.distributed import tensor as distributed
 from torch.distributed.tensor import parallel
 
+from tests.checkpoint import test_deferred_meshes
 from tests.checkpoint.bits import same
-from tests.checkpoint.test_deferred_meshes import DRAWN, stored  # noqa: F401
 from tests.module.test_meshes import all_of_it, built, check, mesh_of
 from tritonparam import deferred_init, load
 
 DTensor, Shard = distributed.DTensor, distributed.Shard
+DRAWN, stored = test_deferred_meshes.DRAWN, test_deferred_meshes.stored
 
 
 @pytest.mark.parametrize("names", [("emb.weight",), ("head.weight",), ("emb.weight", "head.weight")])

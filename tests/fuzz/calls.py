@@ -272,6 +272,8 @@ MODULES: dict[str, Call] = {
             "skip": fixed(None),
             "strict": fixed(True),
             "report": fixed(False),
+            "check": fixed(False),
+            "deadline": fixed(300.0),
         }
         | PLACE,
         written=("module",),

@@ -1,4 +1,4 @@
-"""materialize(check=True): processes that are about to make different things all raise, and nothing is made."""
+"""materialize(check=True): processes compare what they are about to make; a difference is one error on all."""
 
 from __future__ import annotations
 
@@ -15,108 +15,152 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.debug import CommDebugMode
 
-from tests.module.mesh_models import Llama, tensors_of
-from tritonparam import deferred_init, materialize
+from tritonparam import deferred_init, fingerprint, materialize
 
 
-def _built(rank, change):
+class Net(torch.nn.Module):
+    def __init__(self, width=5, std=0.02, gain=1.0, drawn=0.0):
+        super().__init__()
+        self.lin = torch.nn.Linear(width, 4)
+        self.out = torch.nn.Linear(4, 4, bias=False)
+        torch.nn.init.normal_(self.lin.weight, std=std)
+        torch.nn.init.orthogonal_(self.out.weight, gain=gain)
+        self.register_buffer("known", torch.arange(3.0) + torch.tensor([drawn, 0.0, 0.0]))
+
+
+def _model(**changes):
     with deferred_init():
-        model = Llama()
-        if rank == 1 and change == "law":
-            torch.nn.init.normal_(model.blocks[1].q.weight, std=0.03)
-        if rank == 1 and change == "shape":
-            model.head = torch.nn.Linear(14, 24)
-        if rank == 1 and change == "replay":
-            torch.nn.init.orthogonal_(model.head.weight)
-        if rank == 1 and change == "tie":
-            model.blocks[0].q.weight = model.emb.weight
-        if rank == 1 and change == "draw":
-            model.blocks[0].k = model.blocks[1].k
-        if change == "gain":
-            model.norm.weight = torch.nn.Parameter(torch.arange(14.0).pow(2 + rank % 2))
-    return model
+        return Net(**changes)
 
 
-def _told(rank, world):
-    """Of each change: what a process raises, and whether anything was made."""
-    found = {}
-    changes = {"seed": {"seed": rank}, "dtype": {"dtype": "bfloat16" if rank == 1 else None}}
-    changes |= {"argument": {"only": "nothing" if rank == 1 else None}, "type": {"seed": "x" if rank == 1 else 0}}
-    for change in ("law", "shape", "replay", "tie", "draw", "gain", *changes):
-        model = _built(rank, change)
-        try:
-            materialize(model, check=True, **changes.get(change, {}))
-        except (RuntimeError, TypeError, ValueError) as error:
-            made = not all(each.is_meta for each in tensors_of(model).values())
-            found[change] = f"{type(error).__name__} {error}", made
-    model = _built(rank, None)
+def _error(call):
+    try:
+        call()
+    except (ValueError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _is_deferred(model):
+    return all(each.is_meta for each in (*model.parameters(), *model.buffers()))
+
+
+CHANGES = [{"width": 6}, {"std": 0.03}, {"gain": 2.0}, {"drawn": 1.0}]
+ARGUMENTS = [{"seed": 8}, {"dtype": torch.bfloat16}, {"skip": "out.weight"}, {"only": "nothing"}]
+
+
+def _differ(rank, world):
+    found = []
+    for change in CHANGES:
+        model = _model(**(change if rank == 1 else {}))
+        error = _error(lambda model=model: materialize(model, seed=7, check=True))
+        found.append((error, _is_deferred(model)))
+    for each in ARGUMENTS:
+        model = _model()
+        arguments = {"seed": 7, **(each if rank == 1 else {})}
+        error = _error(lambda model=model, arguments=arguments: materialize(model, check=True, **arguments))
+        found.append((error, _is_deferred(model)))
+    model = materialize(_model(), seed=7, check=True)
+    return found, fingerprint({name: each.detach() for name, each in model.state_dict().items()})
+
+
+def test_a_difference_is_one_error_on_all_and_nothing_is_made(launch):
+    results = launch(_differ, 3)
+    want = fingerprint(materialize(_model(), seed=7).state_dict())
+    assert [found for _, found in results] == [want] * 3
+    begin = "ValueError: processes that materialize one model must agree, and process 1 differs in "
+    told = [
+        "the shape of 'lin.weight': (4, 6), and (4, 5) in process 0",
+        "what 'lin.weight' is to hold, other than in process 0",
+        "what 'out.weight' is to hold, other than in process 0",
+        "what 'known' is to hold, other than in process 0",
+        "the seed: 8, and 7 in process 0",
+        "the dtype of 'lin.weight': bfloat16, and float32 in process 0",
+        "'out.weight': left out, and made in process 0",
+    ]
+    for rank, (found, _) in enumerate(results):
+        assert [each for each, _ in found[:-1]] == [f"{begin}{each}; nothing was made" for each in told]
+        assert all(deferred for _, deferred in found)
+        error = found[-1][0]
+        if rank == 1:
+            assert error.startswith("ValueError: only must match names")
+        else:
+            assert error.startswith("ProcessesError: materialize failed in process 1 of 3: ValueError: only must match")
+
+
+def _argument_errors(rank, world):
+    model = _model()
+    try:
+        materialize(model, seed="x" if rank == 1 else 0, check=True)
+    except (RuntimeError, TypeError) as error:
+        told = f"{type(error).__name__}: {error}"
     fully_shard(model, mesh=init_device_mesh("cpu", (world,)))
     with CommDebugMode() as counted:
         materialize(model, seed=3, check=True)
-    return found, counted.get_total_counts()
+    return told, counted.get_total_counts()
 
 
-def test_processes_that_would_make_different_things_all_raise(launch):
-    told = launch(_told, 3)
-    assert [collectives for _, collectives in told] == [0] * 3
-    normal = "(14, 14) torch.float32 [Normal(mean=0.0, std=0.0{})]"
-    same = "ValueError module must be the same in all processes, and"
-    want = {
-        "law": f"{same} 'blocks.1.q.weight' is {normal.format(2)} in 0 and {normal.format(3)} in 1",
-        "shape": f"{same} 'head.weight' is (23, 14)",
-        "replay": f"{same} 'head.weight' is (23, 14) torch.float32 [Uniform",
-        "tie": f"{same} 'blocks.0.q.weight' is {normal.format(2)} in 0 and (23, 14) torch.float32 [Normal",
-        "draw": f"{same} 'blocks.1.k.weight' is (6, 14) torch.float32 [Normal(mean=0.0, std=0.02)] in 0 and (6, 14)",
-        "gain": f"{same} 'norm.weight' is (14,) torch.float32 replayed in 0 and (14,) torch.float32 replayed in",
-        "seed": "ValueError seed must be the same in all processes, got 0 in 0 and 1 in 1",
-        "dtype": "ValueError dtype must be the same in all processes, got None in 0 and torch.bfloat16 in 1",
-    }
-    for found, _ in told:
-        for change, text in want.items():
-            assert found[change][0].startswith(text), found[change][0]
-    for change, own in (("argument", "ValueError only must match names"), ("type", "TypeError seed must be")):
-        for rank, (found, _) in enumerate(told):
-            other = f"ProcessesError materialize failed in process 1 of 3: {own.replace(' ', ': ', 1)}"
-            assert found[change][0].startswith(own if rank == 1 else other), found[change][0]
-    assert not any(made for found, _ in told for _, made in found.values())
+def test_an_argument_error_is_told_to_all_and_what_is_sharded_agrees_without_collectives(launch):
+    (first, none), (second, nothing) = launch(_argument_errors, 2)
+    assert second.startswith("TypeError: seed must be")
+    assert first.startswith("ProcessesError: materialize failed in process 1 of 2: TypeError: seed must be")
+    assert none == nothing == 0
 
 
 def _stages(rank, world):
-    """Each process has other layers, and both have the embedding."""
-    model = _built(0, None)
-    del model.blocks[1 - rank]
-    materialize(model, seed=3, check=True)
-    return {name: tensor.detach() for name, tensor in model.blocks.named_parameters()}
+    with deferred_init():
+        whole = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    for number in range(3):
+        if number not in (rank, rank + 1):
+            whole[number] = None
+    materialize(whole, seed=7, check=True)
+    return fingerprint({name: each.detach() for name, each in whole.state_dict().items()}).tensors
 
 
-def test_stages_of_a_pipeline_have_other_tensors(launch):
-    whole = materialize(_built(0, None), seed=3)
-    for rank, found in enumerate(launch(_stages, 2)):
-        assert all(torch.equal(tensor, whole.blocks[rank].get_parameter(name[2:])) for name, tensor in found.items())
+def test_stages_of_a_pipeline_hold_other_names(launch):
+    """Names that several hold are compared, here those of the second layer; others need not be everywhere."""
+    with deferred_init():
+        whole = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    want = fingerprint(materialize(whole, seed=7)).tensors
+    first, second = launch(_stages, 2)
+    assert set(first) & set(second) == {"1.weight", "1.bias"}
+    assert {**first, **second} == dict(want)
 
 
-def _lost(rank, world):
+def _lost(rank, world, how):
+    materialize(_model(), check=True)
     if rank == 1:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        os.kill(os.getpid(), how)
         time.sleep(1000)
-    model = _built(0, None)
-    with pytest.raises(RuntimeError) as error:
-        materialize(model, check=True, deadline=2)
-    return str(error.value), all(each.is_meta for each in model.parameters())
+    model = _model()
+    return _error(lambda: materialize(model, check=True, deadline=2)), _is_deferred(model)
 
 
-def test_a_process_that_is_stopped_is_an_error_in_all_others(launch):
-    first, _, third = launch(_lost, 3, lost=[1])
-    for text, unmade in (first, third):
-        assert text.startswith("materialize: process 1 of 3 has not come for 2 s")
-        assert unmade
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_is_gone_or_stopped_is_an_error_on_all_others(how, launch):
+    first, _, third = launch(_lost, 3, how=how, lost=[1])
+    for error, deferred in (first, third):
+        assert error.startswith("ProcessesError: materialize: process 1 of 3 has not come for 2 s")
+        assert deferred
 
 
-def test_one_process_agrees_with_itself():
-    model = materialize(_built(0, None), seed=3, check=True)
-    assert torch.equal(model.emb.weight, materialize(_built(0, None), seed=3).emb.weight)
+def _unchecked(rank, world):
+    if rank == 1:
+        return None
+    return materialize(_model(), seed=rank).lin.weight.is_meta
+
+
+def test_without_check_nothing_is_communicated(launch):
+    assert launch(_unchecked, 2) == [False, None]
+
+
+def test_one_process_alone_agrees():
+    assert not materialize(_model(), check=True).lin.weight.is_meta
+
+
+def test_arguments():
     for wrong in (1, None, "yes"):
         with pytest.raises(TypeError, match="check must be a bool"):
-            materialize(_built(0, None), check=wrong)
-    with pytest.raises(ValueError, match="deadline must be a number of seconds above 0, got 0"):
-        materialize(_built(0, None), check=True, deadline=0)
+            materialize(_model(), check=wrong)
+    with pytest.raises(ValueError, match="deadline must be a number of seconds above 0"):
+        materialize(_model(), check=True, deadline=0)

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -20,6 +20,7 @@ from tritonparam.module.full_names import whole_of
 from tritonparam.module.loose import make_aliases_real, make_loose_real
 from tritonparam.module.making import (
     Allocated,
+    Facts,
     Placed,
     Views,
     agreed,
@@ -136,9 +137,11 @@ def materialize(
             work = Materialization(survey.whole, [*own, *beyond], device, dtype, backend)
             return _Prepared(Generator(seed).seed, survey, own, beyond, zeros, work)
 
-        def facts(found: _Prepared) -> dict[str, Any]:
+        def facts(found: _Prepared) -> tuple[int, Facts]:
             made = [each for each in (*found.own, *found.beyond) if each.history is not None]
-            return facts_of(made, found.seed, float_dtype(dtype))
+            chosen = float_dtype(dtype)
+            left_out = [each for each in found.survey.own if each.history is not None and each not in set(found.own)]
+            return found.seed, facts_of({each: each.dtype_in(chosen) for each in made}, left_out)
 
         found = agreed(Processes.of(None, deadline), prepare, facts) if check else prepare()
         chosen_seed, survey, own, beyond, zeros, work = found

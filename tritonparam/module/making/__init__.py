@@ -5,7 +5,7 @@ Processes that are to make the same can agree on it before.
 
 from __future__ import annotations
 
-from tritonparam.module.making.agreement import agreed, facts_of
+from tritonparam.module.making.agreement import Facts, agreed, facts_of
 from tritonparam.module.making.allocation import (
     Allocated,
     Views,
@@ -20,6 +20,7 @@ from tritonparam.module.making.placing import Placed, held_of, offloaded, placed
 
 __all__ = [
     "Allocated",
+    "Facts",
     "Placed",
     "Views",
     "agreed",

@@ -1,96 +1,146 @@
-"""Agreement: processes of torch.distributed compare what they are about to make, before anything is made."""
+"""Agreement: processes that make one model compare what each is about to make, before any of them writes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from tritonparam._arguments import shown
 from tritonparam._processes import Processes
 from tritonparam.module.declaration import Declaration
-from tritonparam.module.full_names import drawn_on_the_way
-from tritonparam.module.source import Source
-from tritonparam.module.tape import Drawn, Node, Version, slice_of
+from tritonparam.module.tape import Drawn, GeneratorState, Node, Read, Version, slice_of
 
 Result = TypeVar("Result")
-_SHOWN = 160  # characters of what is said of a tensor
+Facts = dict[str, tuple[str, str, str] | None]
 _WHAT = "materialize"
-_PLAIN = (bool, int, float, complex, str, torch.dtype)
+_TOLD = 8  # processes in an error
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.layout, torch.memory_format)
 
 
-def agreed(processes: Processes, prepare: Callable[[], Result], facts: Callable[[Result], dict[str, Any]]) -> Result:
-    """What `prepare` gives, once all processes have prepared the same; an error of one is an error in all.
+def agreed(processes: Processes, prepare: Callable[[], Result], facts: Callable[[Result], tuple[int, Facts]]) -> Result:
+    """What `prepare` gives, once all processes have prepared the same, as far as several hold it.
 
     Args:
-        processes: All that take part.
-        prepare: What each does; it communicates nothing.
-        facts: What of its result is compared: "settings" and "tensors", each a mapping from names. Processes may have
-            different tensors, as stages of a pipeline do. Of one that several have, they must say the same.
+        processes: All of them call this, or none.
+        prepare: What each does; it communicates nothing. An error of one is an error in all.
+        facts: The seed, and what is compared of each tensor, as of `facts_of`.
 
     Raises:
-        ValueError: They say different things; the error names ranks and the first difference, on every process.
+        ValueError: They differ, in all of them; the error names those that do, and the first thing in which they do.
         BaseException: What `prepare` raised here.
-        tritonparam.ProcessesError: It raised elsewhere, or a process did not come before the deadline.
+        ProcessesError: It raised elsewhere, or a process did not come before the deadline.
     """
     results: list[Result] = []
 
     def offer() -> bytes:
-        results.append(prepare())
-        return json.dumps(facts(results[0])).encode()
+        with processes.working():
+            results.append(prepare())
+            return zlib.compress(json.dumps(facts(results[0])).encode())
 
-    _compare([json.loads(message) for message in processes.exchange(offer, _WHAT)])
+    told = [json.loads(zlib.decompress(each)) for each in processes.exchange(offer, _WHAT)]
+    check_agreed([each[0] for each in told], [each[1] for each in told])
     return results[0]
 
 
-def facts_of(declared: Iterable[Declaration], seed: int, dtype: torch.dtype | None) -> dict[str, Any]:
-    """What `materialize` is about to make, in a form that processes can compare: see `agreed`."""
-    settings = {"seed": seed, "dtype": str(dtype)}
-    facts = ((each.full_names, _fact(each, dtype)) for each in declared)
-    return {"settings": settings, "tensors": {name: fact for names, fact in facts for name in names}}
+def facts_of(dtypes: Mapping[Declaration, torch.dtype], left_out: Iterable[Declaration]) -> Facts:
+    """What is compared of each tensor, by all its full names.
+
+    Args:
+        dtypes: What is about to be made, and in which dtype.
+        left_out: What stays deferred.
+    """
+    made = {name: _facts(each, dtype) for each, dtype in dtypes.items() for name in each.full_names}
+    return made | {name: None for each in left_out for name in each.full_names}
 
 
-def _fact(each: Declaration, dtype: torch.dtype | None) -> list[str]:
-    """What is said of a tensor where it differs, and a hash of all there is to say."""
-    said = f"{each.shape} {each.dtype_in(dtype)} {'replayed' if each.laws is None else [own.law for own in each.laws]}"
-    head = None if each.history is None else each.history.head
-    if each.laws is not None:
-        drawn: list[Source | None] = each.piece_sources()
-        steps: list[str] = []
-    else:
-        drawn = [] if head is None else [each.sources.get(own) for own in drawn_on_the_way(head)]
-        steps = [] if head is None else [_said_of(step) for step in slice_of([head])[1]]
-    sources = [own and (own.name, own.occurrence, own.shape, own.seed) for own in drawn]
-    rest = repr((said, each.laws, sources, steps))
-    return [said[:_SHOWN], hashlib.blake2b(rest.encode(errors="surrogatepass"), digest_size=8).hexdigest()]
+def check_agreed(seeds: Sequence[int], facts: Sequence[Mapping[str, Sequence[str] | None]]) -> None:
+    """Let pass what agrees.
+
+    Args:
+        seeds: Of each process.
+        facts: Of each process, by the name of a tensor: its dtype, its shape and a hash of its values, as text; None
+            for one that stays deferred.
+
+    Raises:
+        ValueError: As for `agree`.
+    """
+    _check_one("the seed", dict(enumerate(map(str, seeds))))
+    held: dict[str, dict[int, Sequence[str] | None]] = {}
+    for rank, each in enumerate(facts):
+        for name, fact in each.items():
+            held.setdefault(name, {})[rank] = fact
+    for name, by_rank in held.items():
+        made = {rank: fact for rank, fact in by_rank.items() if fact is not None}
+        if 0 < len(made) < len(by_rank):
+            _check_one(shown(name), {rank: "made" if rank in made else "left out" for rank in by_rank})
+        _check_one(f"the dtype of {shown(name)}", {rank: fact[0] for rank, fact in made.items()})
+        _check_one(f"the shape of {shown(name)}", {rank: fact[1] for rank, fact in made.items()})
+        _check_one(f"what {shown(name)} is to hold", {rank: fact[2] for rank, fact in made.items()}, tells=False)
 
 
-def _said_of(step: Node | Version) -> str:
-    """What a step of a replay does, without what it does it to."""
-    if isinstance(step, Version):
-        return repr(step.content.law) if isinstance(step.content, Drawn) else ""
-    plain = [own for own in tree_leaves((step.args, step.kwargs)) if isinstance(own, _PLAIN)]
-    return f"{step.func} {plain!r}"
+def _check_one(about: str, by_rank: Mapping[int, str], *, tells: bool = True) -> None:
+    first = next(iter(by_rank), 0)
+    others = [rank for rank, fact in by_rank.items() if fact != by_rank[first]]
+    if not others:
+        return
+    named = ", ".join(map(str, others[:_TOLD])) + (f" and {len(others) - _TOLD} more" if len(others) > _TOLD else "")
+    many = "s" if len(others) > 1 else ""
+    how = f": {by_rank[others[0]]}, and {by_rank[first]}" if tells else ", other"
+    raise ValueError(
+        f"processes that materialize one model must agree, and process{'es' if many else ''} {named} "
+        f"differ{'' if many else 's'} in {about}{how} {'in' if tells else 'than in'} process {first}; nothing was made"
+    )
 
 
-def _compare(told: Sequence[dict[str, Any]]) -> None:
-    first = told[0]["settings"]
-    for name in first:
-        ranks = [rank for rank, each in enumerate(told) if each["settings"][name] != first[name]]
-        if ranks:
-            others = told[ranks[0]]["settings"][name]
-            raise ValueError(
-                f"{name} must be the same in all processes, got {first[name]} in 0 and {others} in {ranks[0]}"
-            )
-    known: dict[str, tuple[int, list[str]]] = {}
-    for rank, each in enumerate(told):
-        for name, fact in each["tensors"].items():
-            who, said = known.setdefault(name, (rank, fact))
-            if said[1] != fact[1]:
-                got = f"{shown(name)} is {said[0]} in {who} and {fact[0]} in {rank}"
-                why = "" if said[0] != fact[0] else ", from other draws or operations"
-                raise ValueError(f"module must be the same in all processes, and {got}{why}")
+def _facts(each: Declaration, dtype: torch.dtype) -> tuple[str, str, str]:
+    content = [each.laws, each.piece_sources()] if each.laws is not None else _Steps(each).told()
+    digest = hashlib.blake2b(repr(content).encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    return str(dtype).removeprefix("torch."), str(tuple(each.shape)), digest
+
+
+class _Steps:
+    """What has to be done again for a tensor that has no law, in words that are the same in every process."""
+
+    def __init__(self, declaration: Declaration) -> None:
+        self._view, self._sources = declaration.view, declaration.sources
+        history = declaration.history
+        self._head = None if history is None else history.head
+        self._steps = [] if self._head is None else slice_of([self._head])[1]
+        self._places = {id(step): place for place, step in enumerate(self._steps)}
+
+    def told(self) -> list[Any]:
+        """The view that the tensor is, then each step."""
+        return [self._view, *map(self._step, self._steps)]
+
+    def _step(self, step: Version | Node) -> list[Any]:
+        if isinstance(step, Node):
+            name = getattr(step.func, "__qualname__", None) or str(getattr(step.func, "name", type(step.func).__name__))
+            called = str(step.func) if isinstance(step.func, torch._ops.OpOverload) else name
+            source = step.pinned or self._sources.get(step) if step.random else None
+            return [called, self._value(step.args), self._value(step.kwargs), step.default_dtype, source]
+        if isinstance(step.content, Drawn):
+            return [step.view, step.content.law, step.content.source(self._sources)]
+        if isinstance(step.content, Node):
+            return [step.view, self._places.get(id(step.content))]
+        return [step.view, self._value(step.content)]
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, _PLAIN):
+            return value
+        if isinstance(value, (list, tuple)):
+            return [self._value(each) for each in value]
+        if isinstance(value, dict):
+            return [(str(key), self._value(each)) for key, each in value.items()]
+        if isinstance(value, Read):
+            return [value.view, self._places.get(id(value.version))]
+        if isinstance(value, GeneratorState):
+            return self._value(value.state)
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta:
+            plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+            return [value.dtype, tuple(value.shape), hashlib.blake2b(plain.view(torch.uint8).numpy().data).hexdigest()]
+        return type(value).__name__  # a device, which changes no value
