@@ -291,9 +291,16 @@ class _Attributes:
             yield from self._in_all(prefix, [(each.name, each.value) for each in held], 0)
 
     def _gradient(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        gradient = tensor.grad if tensor.is_leaf else None
+        gradient = tensor.grad if _is_leaf(tensor) else None
         if gradient is not None and self._is_new(gradient):
             yield f"{name}.grad", gradient
+
+
+def _is_leaf(tensor: torch.Tensor) -> bool:
+    try:
+        return tensor.is_leaf
+    except RuntimeError:  # one of several views whose base was written to, as flat parameters of FSDP1 have them
+        return False
 
 
 def _parts_of_module(module: torch.nn.Module) -> list[tuple[str, object]]:
