@@ -52,13 +52,15 @@ class Blueprint:
     Attributes:
         whole: The outermost module that held it when a block ended; None before that.
         path: Where it was in it.
+        origin: The whole that a deferred tensor of it is of, where no block has built the module itself.
         tensors: The deferred tensors that it had last, by their own names.
     """
 
-    __slots__ = ("path", "tensors", "whole")
+    __slots__ = ("origin", "path", "tensors", "whole")
 
     def __init__(self) -> None:
         self.whole: Whole | None = None
+        self.origin: Whole | None = None
         self.path = ""
         self.tensors: dict[str, torch.Tensor] = {}
 
@@ -79,6 +81,7 @@ class Blueprint:
     def __deepcopy__(self, memo: dict[Any, Any]) -> Blueprint:
         made = memo[id(self)] = Blueprint()
         made.whole, made.path = copy.deepcopy(self.whole, memo), self.path
+        made.origin = copy.deepcopy(self.origin, memo)
         made.tensors = copy.deepcopy(self.tensors, memo)
         return made
 
@@ -114,6 +117,30 @@ def draw_up(whole: torch.nn.Module, modules: Iterable[tuple[str, torch.nn.Module
             own = (name for name, _ in group.items() if name in blueprint.tensors)
             into += [(joined(path, name), blueprint.tensors[name]) for name in own]
     built.tensors = [*parameters, *buffers]
+    for _, tensor in built.tensors:
+        _note_whole(tensor, built)
+
+
+def _note_whole(tensor: torch.Tensor, whole: Whole) -> None:
+    history = History.of(tensor)
+    if history is not None:
+        history.whole = weakref.ref(whole)
+
+
+def origin_of(module: torch.nn.Module) -> Whole | None:
+    """The whole whose tensors were put in `module`, or in modules in it, after they were built; None if not in one.
+
+    So it is with the stages that torch.distributed.pipelining cuts from a model: no block has built their modules.
+    """
+    root = Blueprint.of(module)
+    if root is not None and root.whole is not None:
+        return None
+    found: dict[int, Whole] = {}
+    for each in module.modules():
+        blueprint = Blueprint.of(each)
+        if blueprint is not None and blueprint.whole is None and blueprint.origin is not None:
+            found[id(blueprint.origin)] = blueprint.origin
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def note_tensors(module: torch.nn.Module) -> None:
@@ -123,6 +150,8 @@ def note_tensors(module: torch.nn.Module) -> None:
         for name, tensor in _own(module).items():
             if blueprint.tensors.get(name) is not tensor and _is_deferred(tensor):
                 blueprint.tensors[name] = tensor
+                if blueprint.whole is not None:
+                    _note_whole(tensor, blueprint.whole)
 
 
 def _own(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -143,7 +172,10 @@ def note_registrations() -> None:
 
 def _note(module: torch.nn.Module, name: str, value: object) -> None:
     if isinstance(value, torch.Tensor) and _is_deferred(value):
-        Blueprint.on(module).tensors[name] = value
+        blueprint, history = Blueprint.on(module), History.of(value)
+        blueprint.tensors[name] = value
+        whole = None if history is None or history.whole is None else history.whole()
+        blueprint.origin = blueprint.origin or whole
 
 
 def _is_deferred(tensor: torch.Tensor) -> bool:

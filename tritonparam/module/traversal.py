@@ -24,6 +24,7 @@ _SHARDING = "__composable_api"  # what fully_shard keeps of a module: its tensor
 _LEAVES = (
     *(str, bytes, bytearray, int, float, complex, type(None), type, range, slice, torch.Size, torch.dtype),
     *(types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.GeneratorType),
+    torch.fx.Graph,  # whose nodes say of tensors what they were like when it was traced
 )
 _PLAIN = frozenset((*_LEAVES, bool))  # the same without their subclasses
 _CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set, frozenset, deque))

@@ -10,7 +10,7 @@ from operator import attrgetter
 import torch
 from torch.nn.parameter import is_lazy
 
-from tritonparam.module.blueprint import Blueprint, awaits_values, declared_of, joined
+from tritonparam.module.blueprint import Blueprint, Whole, awaits_values, declared_of, joined
 from tritonparam.module.covers import recognize
 from tritonparam.module.tape import History, Piece, Version
 from tritonparam.module.traversal import Scripts, Spot, named_tensors, tensors_within
@@ -185,12 +185,17 @@ class _Replaced:
             )
 
 
-def with_missing(found: Iterable[Found], module: torch.nn.Module, before: str) -> list[Found]:
+def with_missing(
+    found: Iterable[Found], module: torch.nn.Module, before: str, origin: Whole | None = None
+) -> list[Found]:
     """`found`, with what a block has built in `module` and is no part of it any more, where it was then.
 
-    The rest of a model has the values that it has in the whole, also where the first tensor of a draw is gone.
+    The rest of a model has the values that it has in the whole, also where the first tensor of a draw is gone. With
+    `origin`, of which all of `module` is, it has the names that it has there.
     """
     found = list(found)
+    if origin is not None:
+        return _as_built(found, origin.tensors)
     blueprint = Blueprint.of(module)
     if blueprint is None or blueprint.whole is None:
         return found
