@@ -42,7 +42,7 @@ def test_processes_start_equal_without_a_broadcast_and_train_together(launch):
         assert before == [total, total]
         assert counts[0] == 0
         assert counts[1] > 0  # so that 0 means something
-    for name, tensor in want.named_parameters():
+    for name in dict(want.named_parameters()):
         assert torch.equal(first[2][name], second[2][name]), name
     assert not torch.equal(first[2]["2.weight"], want[2].weight)
 

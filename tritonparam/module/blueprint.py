@@ -19,6 +19,7 @@ from torch.nn.modules.module import (
 
 from tritonparam._locks import across_forks
 from tritonparam.module.tape import History
+from tritonparam.plan import View
 
 ATTRIBUTE = "_tritonparam_blueprint"
 _BLANK = "_tritonparam_blank"
@@ -33,16 +34,19 @@ class Whole:
         module: It, if it is still there.
         tensors: Its parameters, then its buffers, by full name, as the block left them; none once it was decided where
             their values come from.
+        beside: Likewise what else it had of deferred tensors in its attributes: the names, histories and views.
     """
 
     def __init__(self, module: torch.nn.Module | None) -> None:
         self.module = (lambda: None) if module is None else weakref.ref(module)
         self.tensors: list[tuple[str, torch.Tensor]] = []
+        self.beside: list[tuple[str, History, View]] = []
 
     def __deepcopy__(self, memo: dict[Any, Any]) -> Whole:
         module = self.module()
         made = memo[id(self)] = Whole(memo.get(id(module)) if module is not None else None)
         made.tensors = [(name, copy.deepcopy(tensor, memo)) for name, tensor in self.tensors]
+        made.beside = list(self.beside)  # of which the copies have the same draws
         return made
 
 
@@ -83,6 +87,9 @@ class Blueprint:
         made.whole, made.path = copy.deepcopy(self.whole, memo), self.path
         made.origin = copy.deepcopy(self.origin, memo)
         made.tensors = copy.deepcopy(self.tensors, memo)
+        if made.whole is not None:
+            for each in made.tensors.values():
+                _note_whole(each, made.whole)
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -127,6 +134,14 @@ def _note_whole(tensor: torch.Tensor, whole: Whole) -> None:
         history.whole = weakref.ref(whole)
 
 
+def note_attribute(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Take note of a deferred tensor that is neither a parameter nor a buffer of an outermost module."""
+    blueprint, history = Blueprint.of(module), History.of(tensor)
+    if blueprint is not None and blueprint.whole is not None and history is not None:
+        blueprint.whole.beside.append((name, history, View.of(tensor)))
+        _note_whole(tensor, blueprint.whole)
+
+
 def origin_of(module: torch.nn.Module) -> Whole | None:
     """The whole whose tensors were put in `module`, or in modules in it, after they were built; None if not in one.
 
@@ -150,8 +165,8 @@ def note_tensors(module: torch.nn.Module) -> None:
         for name, tensor in _own(module).items():
             if blueprint.tensors.get(name) is not tensor and _is_deferred(tensor):
                 blueprint.tensors[name] = tensor
-                if blueprint.whole is not None:
-                    _note_whole(tensor, blueprint.whole)
+            if blueprint.whole is not None:  # a cast leaves the tensor and changes its history
+                _note_whole(tensor, blueprint.whole)
 
 
 def _own(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -204,7 +219,7 @@ def forget(whole: torch.nn.Module) -> bool:
             waiting = waiting or any(map(_is_deferred, held.values()))
             if blueprint is not None:
                 if blueprint.whole is not None and blueprint.whole.module() is whole:
-                    blueprint.whole.tensors = []
+                    blueprint.whole.tensors, blueprint.whole.beside = [], []
                 declared = blueprint.tensors
                 waiting = waiting or any(awaits_values(held.get(name)) for name in declared)
                 blueprint.tensors = {name: each for name, each in declared.items() if _is_deferred(each)}

@@ -236,6 +236,8 @@ def surveyed(module: torch.nn.Module, prefix: str | None = None, *, uninitialize
                 whole, before = module, path
         is_cut = whole is module and not path and prefix is None
         origin = origin_of(module) if is_cut and not is_known else None
+        if origin is not None and (cut_from := origin.module()) is not None and (decided := kept(cut_from, "")):
+            known = Keyed(before, known.sources | decided.sources if known else decided.sources)
         keyed = (
             known
             if known is not None and is_known

@@ -55,6 +55,20 @@ def refuse_fsdp1(module: torch.nn.Module, replaced: Iterable[str]) -> None:
             )
 
 
+def refuse_pipe(module: torch.nn.Module) -> None:
+    """Refuse the model that torch.distributed.pipelining makes of another, in a block.
+
+    Raises:
+        RuntimeError: `module` is one: its stages would count as built by the block, and have names of their own.
+    """
+    kind = type(module)
+    if kind.__name__ == "Pipe" and kind.__module__.startswith("torch.distributed.pipelining"):
+        raise RuntimeError(
+            "pipeline() was called inside deferred_init(), where the names of the model that it cuts would be lost: "
+            "build the model in the block, and call pipeline() after it, with example inputs on the meta device"
+        )
+
+
 def _deferred_in(module: torch.nn.Module, recurse: bool = True) -> list[str]:
     named = (*module.named_parameters(recurse=recurse), *module.named_buffers(recurse=recurse))
     return [name for name, tensor in named if not is_lazy(tensor) and History.of(tensor) is not None]

@@ -17,7 +17,14 @@ from typing import Any
 import torch
 
 from tritonparam._locks import across_forks
-from tritonparam.module.blueprint import awaits_values, mark_blank, note_registrations, note_tensors, replaced
+from tritonparam.module.blueprint import (
+    awaits_values,
+    mark_blank,
+    note_attribute,
+    note_registrations,
+    note_tensors,
+    replaced,
+)
 from tritonparam.module.recording.notes import UNSEEN, check_unseen_write
 from tritonparam.module.recording.recorder import recorder
 from tritonparam.module.recording.refusals import refuse_fsdp1, refuse_wrapping
@@ -118,6 +125,7 @@ def watch_attributes(module: torch.nn.Module) -> None:
     for each in named_tensors(module):
         if each.kind == "attribute":
             _watch(each.tensor)
+            note_attribute(module, each.name, each.tensor)
 
 
 def _watch(tensor: torch.Tensor) -> None:
