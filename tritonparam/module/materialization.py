@@ -64,8 +64,9 @@ def materialize(
 
     Values depend on the seed and on the fully qualified name and the index of each element. They do not depend on
     device, backend, other tensors, or the order of construction; dtype only rounds them. A part of a module that was
-    built whole has the names, and so the values, that it has in the whole: it may be made real part by part. Tensors
-    elsewhere in the whole that show the same storage become real with it. The random states of torch, NumPy and Python
+    built whole has the names, and so the values, that it has in the whole: it may be made real part by part. So has a
+    module that tensors of a whole were registered in after its block, as the stages of torch.distributed.pipelining.
+    Tensors elsewhere in the whole that show the same storage become real with it. The random states of torch, NumPy and Python
     are neither used nor changed.
 
     Args:
