@@ -200,6 +200,7 @@ def test_views_of_one_storage_become_real_together():
     assert torch.equal(model[0].weight, want[0].weight)
     assert torch.equal(model[1].weight, want[1].weight)
     assert model[1].weight.data_ptr() == model[0].weight.data_ptr()
+    assert {ledger(model)[name].state for name in ("0.weight", "1.weight")} == {"initialized"}
     assert model[0].bias.is_meta
 
 

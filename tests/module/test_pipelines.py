@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tritonparam import deferred_init, ledger, materialize
+from tritonparam import deferred_init, ledger, materialize, param_init_fn
 
 pipelining = pytest.importorskip("torch.distributed.pipelining")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch.export
@@ -111,10 +111,11 @@ def test_stages_of_one_process_and_the_model_itself_agree(whole):
     check(materialize(model, seed=5), whole)
 
 
-def test_a_part_that_is_real_before_changes_nothing(whole):
+@pytest.mark.parametrize("decide", [lambda model: materialize(model.blocks[0], seed=5), param_init_fn])
+def test_what_was_decided_before_is_so_for_a_stage(decide, whole):
     model = built()
     pipe = cut(model)
-    materialize(model.blocks[0], seed=5)
+    decide(model)
     check(materialize(pipe.get_stage_module(2), seed=5), whole)
 
 

@@ -66,8 +66,8 @@ def materialize(
     device, backend, other tensors, or the order of construction; dtype only rounds them. A part of a module that was
     built whole has the names, and so the values, that it has in the whole: it may be made real part by part. So has a
     module that tensors of a whole were registered in after its block, as the stages of torch.distributed.pipelining.
-    Tensors elsewhere in the whole that show the same storage become real with it. The random states of torch, NumPy and Python
-    are neither used nor changed.
+    Tensors elsewhere in the whole that show the same storage become real with it. The random states of torch, NumPy
+    and Python are neither used nor changed.
 
     Args:
         module: A module built inside `deferred_init`, all of it or in part.
