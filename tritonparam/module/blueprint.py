@@ -129,14 +129,14 @@ def draw_up(whole: torch.nn.Module, modules: Iterable[tuple[str, torch.nn.Module
 
 
 def _note_whole(tensor: torch.Tensor, whole: Whole) -> None:
-    history = History.of(tensor)
+    history = _history_of(tensor)
     if history is not None:
         history.whole = weakref.ref(whole)
 
 
 def note_attribute(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
     """Take note of a deferred tensor that is neither a parameter nor a buffer of an outermost module."""
-    blueprint, history = Blueprint.of(module), History.of(tensor)
+    blueprint, history = Blueprint.of(module), _history_of(tensor)
     if blueprint is not None and blueprint.whole is not None and history is not None:
         blueprint.whole.beside.append((name, history, View.of(tensor)))
         _note_whole(tensor, blueprint.whole)
@@ -187,15 +187,19 @@ def note_registrations() -> None:
 
 def _note(module: torch.nn.Module, name: str, value: object) -> None:
     if isinstance(value, torch.Tensor) and _is_deferred(value):
-        blueprint, history = Blueprint.on(module), History.of(value)
+        blueprint, history = Blueprint.on(module), _history_of(value)
         blueprint.tensors[name] = value
         whole = None if history is None or history.whole is None else history.whole()
         blueprint.origin = blueprint.origin or whole
 
 
 def _is_deferred(tensor: torch.Tensor) -> bool:
-    with torch._C.DisableTorchFunction():
-        return tensor.is_meta and History.of(tensor) is not None
+    return _history_of(tensor) is not None
+
+
+def _history_of(tensor: torch.Tensor) -> History | None:
+    with torch._C.DisableTorchFunction():  # a block would answer, and show what the tensor stands for
+        return History.of(tensor)
 
 
 def declared_of(module: torch.nn.Module, name: str) -> torch.Tensor | None:
