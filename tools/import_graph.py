@@ -21,6 +21,7 @@ INNER_ROOMS = (
     "plan.backends",
     "module.making",
     "module.recording",
+    "module.wrapping",
     "checkpoint.disk",
     "checkpoint.format",
     "checkpoint.joint",

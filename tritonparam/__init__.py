@@ -35,7 +35,7 @@ with quiet_interrupt():  # torch takes seconds
 if TYPE_CHECKING:
     from tritonparam.checkpoint import LoadReport, SaveReport, load, save
     from tritonparam.distributed import Fingerprint, ReplicaDifference, check_replicas, fingerprint
-    from tritonparam.module import Ledger, declarations, deferred_init, ledger, materialize
+    from tritonparam.module import Ledger, declarations, deferred_init, ledger, materialize, param_init_fn
 
 __all__ = [
     "Box",
@@ -70,6 +70,7 @@ __all__ = [
     "ledger",
     "load",
     "materialize",
+    "param_init_fn",
     "save",
     "set_seed",
 ]
@@ -77,7 +78,7 @@ __all__ = [
 del begin
 __getattr__, __dir__ = lazily(
     __name__,
-    dict.fromkeys(("Ledger", "declarations", "deferred_init", "ledger", "materialize"), "module")
+    dict.fromkeys(("Ledger", "declarations", "deferred_init", "ledger", "materialize", "param_init_fn"), "module")
     | dict.fromkeys(("LoadReport", "SaveReport", "load", "save"), "checkpoint")
     | dict.fromkeys(("Fingerprint", "ReplicaDifference", "check_replicas", "fingerprint"), "distributed"),
 )

@@ -13,6 +13,7 @@ from tritonparam.module.recording import deferred_init, recording_paused
 from tritonparam.module.source import Elements, Source
 from tritonparam.module.state_ledger import Ledger, LedgerRow, ledger, note_loaded, note_made, why_replayed
 from tritonparam.module.tape import History
+from tritonparam.module.wrapping import param_init_fn
 
 __all__ = [
     "BoxLaw",
@@ -33,6 +34,7 @@ __all__ = [
     "memory_peak",
     "note_loaded",
     "note_made",
+    "param_init_fn",
     "recording_paused",
     "shown_by",
     "surveyed",

@@ -19,6 +19,7 @@ from torch.nn.modules.module import (
 
 from tritonparam._locks import across_forks
 from tritonparam.module.tape import History
+from tritonparam.plan import View
 
 ATTRIBUTE = "_tritonparam_blueprint"
 _BLANK = "_tritonparam_blank"
@@ -33,16 +34,19 @@ class Whole:
         module: It, if it is still there.
         tensors: Its parameters, then its buffers, by full name, as the block left them; none once it was decided where
             their values come from.
+        beside: Likewise what else it had of deferred tensors in its attributes: the names, histories and views.
     """
 
     def __init__(self, module: torch.nn.Module | None) -> None:
         self.module = (lambda: None) if module is None else weakref.ref(module)
         self.tensors: list[tuple[str, torch.Tensor]] = []
+        self.beside: list[tuple[str, History, View]] = []
 
     def __deepcopy__(self, memo: dict[Any, Any]) -> Whole:
         module = self.module()
         made = memo[id(self)] = Whole(memo.get(id(module)) if module is not None else None)
         made.tensors = [(name, copy.deepcopy(tensor, memo)) for name, tensor in self.tensors]
+        made.beside = list(self.beside)  # of which the copies have the same draws
         return made
 
 
@@ -52,13 +56,15 @@ class Blueprint:
     Attributes:
         whole: The outermost module that held it when a block ended; None before that.
         path: Where it was in it.
+        origin: The whole that a deferred tensor of it is of, where no block has built the module itself.
         tensors: The deferred tensors that it had last, by their own names.
     """
 
-    __slots__ = ("path", "tensors", "whole")
+    __slots__ = ("origin", "path", "tensors", "whole")
 
     def __init__(self) -> None:
         self.whole: Whole | None = None
+        self.origin: Whole | None = None
         self.path = ""
         self.tensors: dict[str, torch.Tensor] = {}
 
@@ -79,7 +85,11 @@ class Blueprint:
     def __deepcopy__(self, memo: dict[Any, Any]) -> Blueprint:
         made = memo[id(self)] = Blueprint()
         made.whole, made.path = copy.deepcopy(self.whole, memo), self.path
+        made.origin = copy.deepcopy(self.origin, memo)
         made.tensors = copy.deepcopy(self.tensors, memo)
+        if made.whole is not None:
+            for each in made.tensors.values():
+                _note_whole(each, made.whole)
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -114,6 +124,38 @@ def draw_up(whole: torch.nn.Module, modules: Iterable[tuple[str, torch.nn.Module
             own = (name for name, _ in group.items() if name in blueprint.tensors)
             into += [(joined(path, name), blueprint.tensors[name]) for name in own]
     built.tensors = [*parameters, *buffers]
+    for _, tensor in built.tensors:
+        _note_whole(tensor, built)
+
+
+def _note_whole(tensor: torch.Tensor, whole: Whole) -> None:
+    history = _history_of(tensor)
+    if history is not None:
+        history.whole = weakref.ref(whole)
+
+
+def note_attribute(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Take note of a deferred tensor that is neither a parameter nor a buffer of an outermost module."""
+    blueprint, history = Blueprint.of(module), _history_of(tensor)
+    if blueprint is not None and blueprint.whole is not None and history is not None:
+        blueprint.whole.beside.append((name, history, View.of(tensor)))
+        _note_whole(tensor, blueprint.whole)
+
+
+def origin_of(module: torch.nn.Module) -> Whole | None:
+    """The whole whose tensors were put in `module`, or in modules in it, after they were built; None if not in one.
+
+    So it is with the stages that torch.distributed.pipelining cuts from a model: no block has built their modules.
+    """
+    root = Blueprint.of(module)
+    if root is not None and root.whole is not None:
+        return None
+    found: dict[int, Whole] = {}
+    for each in module.modules():
+        blueprint = Blueprint.of(each)
+        if blueprint is not None and blueprint.whole is None and blueprint.origin is not None:
+            found[id(blueprint.origin)] = blueprint.origin
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def note_tensors(module: torch.nn.Module) -> None:
@@ -123,6 +165,8 @@ def note_tensors(module: torch.nn.Module) -> None:
         for name, tensor in _own(module).items():
             if blueprint.tensors.get(name) is not tensor and _is_deferred(tensor):
                 blueprint.tensors[name] = tensor
+            if blueprint.whole is not None:  # a cast leaves the tensor and changes its history
+                _note_whole(tensor, blueprint.whole)
 
 
 def _own(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -143,12 +187,20 @@ def note_registrations() -> None:
 
 def _note(module: torch.nn.Module, name: str, value: object) -> None:
     if isinstance(value, torch.Tensor) and _is_deferred(value):
-        Blueprint.on(module).tensors[name] = value
+        blueprint, history = Blueprint.on(module), _history_of(value)
+        blueprint.tensors[name] = value
+        whole = None if history is None or history.whole is None else history.whole()
+        blueprint.origin = blueprint.origin or whole
 
 
 def _is_deferred(tensor: torch.Tensor) -> bool:
     with torch._C.DisableTorchFunction():
         return tensor.is_meta and History.of(tensor) is not None
+
+
+def _history_of(tensor: torch.Tensor) -> History | None:
+    with torch._C.DisableTorchFunction():  # a block would answer, and show what the tensor stands for
+        return History.of(tensor)
 
 
 def declared_of(module: torch.nn.Module, name: str) -> torch.Tensor | None:
@@ -169,13 +221,15 @@ def forget(whole: torch.nn.Module) -> bool:
     with torch._C.DisableTorchFunction():
         for module in modules:
             blueprint, held = Blueprint.of(module), _own(module)
-            waiting = waiting or any(map(_is_deferred, held.values()))
+            deferred = {id(each): each.is_meta and _is_deferred(each) for each in held.values()}
+            waiting = waiting or any(deferred.values())
             if blueprint is not None:
                 if blueprint.whole is not None and blueprint.whole.module() is whole:
-                    blueprint.whole.tensors = []
+                    blueprint.whole.tensors, blueprint.whole.beside = [], []
                 declared = blueprint.tensors
                 waiting = waiting or any(awaits_values(held.get(name)) for name in declared)
-                blueprint.tensors = {name: each for name, each in declared.items() if _is_deferred(each)}
+                left = {name: each for name, each in declared.items() if deferred.get(id(each), True)}
+                blueprint.tensors = {name: each for name, each in left.items() if _is_deferred(each)}
     if not waiting:
         for module in modules:
             module.__dict__.pop(ATTRIBUTE, None)

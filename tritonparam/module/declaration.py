@@ -10,7 +10,7 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 from tritonparam._arguments import got
-from tritonparam.module.blueprint import forget
+from tritonparam.module.blueprint import forget, origin_of
 from tritonparam.module.full_names import DrawSources, Keyed, drawn_on_the_way, keep, kept, whole_of
 from tritonparam.module.recording import check_unseen_writes, recording_paused
 from tritonparam.module.replay import Replay, is_defined, naming
@@ -236,10 +236,14 @@ def surveyed(module: torch.nn.Module, prefix: str | None = None, *, uninitialize
                 everything = walk(whole, uninitialized=True, before=before)
             except ValueError:  # of parts that are none of the caller's business
                 whole, before = module, path
+        is_cut = whole is module and not path and prefix is None
+        origin = origin_of(module) if is_cut and not is_known else None
+        if origin is not None and (cut_from := origin.module()) is not None and (decided := kept(cut_from, "")):
+            known = Keyed(before, known.sources | decided.sources if known else decided.sources)
         keyed = (
             known
             if known is not None and is_known
-            else _keyed(with_missing(everything, whole, before), known or Keyed(before), prefix is None)
+            else _keyed(with_missing(everything, whole, before, origin), known or Keyed(before), prefix is None)
         )
         own = {tensor for each in found for tensor in each.tensors}
         beyond = [

@@ -71,9 +71,10 @@ def materialize(
 
     Values depend on the seed and on the fully qualified name and the index of each element. They do not depend on
     device, backend, other tensors, or the order of construction; dtype only rounds them. A part of a module that was
-    built whole has the names, and so the values, that it has in the whole: it may be made real part by part. Tensors
-    elsewhere in the whole that show the same storage become real with it. The random states of torch, NumPy and Python
-    are neither used nor changed.
+    built whole has the names, and so the values, that it has in the whole: it may be made real part by part. So has a
+    module that tensors of a whole were registered in after its block, as the stages of torch.distributed.pipelining.
+    Tensors elsewhere in the whole that show the same storage become real with it. The random states of torch, NumPy
+    and Python are neither used nor changed.
 
     Args:
         module: A module built inside `deferred_init`, all of it or in part.
@@ -139,8 +140,8 @@ def materialize(
 
         def facts(found: _Prepared) -> tuple[int, Facts]:
             made = [each for each in (*found.own, *found.beyond) if each.history is not None]
-            chosen = float_dtype(dtype)
-            left_out = [each for each in found.survey.own if each.history is not None and each not in set(found.own)]
+            chosen, taken = float_dtype(dtype), set(found.own)
+            left_out = [each for each in found.survey.own if each.history is not None and each not in taken]
             return found.seed, facts_of({each: each.dtype_in(chosen) for each in made}, left_out)
 
         found = agreed(Processes.of(None, deadline), prepare, facts) if check else prepare()

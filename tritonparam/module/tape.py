@@ -184,6 +184,7 @@ class History:
         live: Host memory that it shares with a NumPy array, so that either's writes are the other's; None as mostly.
         watched: Tensors that share version counters with those that people hold, and what these counters were.
         place: What passes for its address, once somebody has asked.
+        whole: The outermost module that has its tensors, as a block has built it; for `blueprint`.
     """
 
     device: torch.device
@@ -193,6 +194,7 @@ class History:
     live: torch.UntypedStorage | None = None
     watched: list[tuple[torch.Tensor, int]] = field(default_factory=list)
     place: int | None = None
+    whole: weakref.ref[Any] | None = None
 
     def __post_init__(self) -> None:
         _alive.add(self)

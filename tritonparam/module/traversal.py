@@ -25,6 +25,7 @@ _SHARDING = "__composable_api"  # what fully_shard keeps of a module: its tensor
 _LEAVES = (
     *(str, bytes, bytearray, int, float, complex, type(None), type, range, slice, torch.Size, torch.dtype),
     *(types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.GeneratorType),
+    torch.fx.Graph,  # whose nodes say of tensors what they were like when it was traced
 )
 _PLAIN = frozenset((*_LEAVES, bool))  # the same without their subclasses
 _CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set, frozenset, deque))
@@ -292,7 +293,10 @@ class _Attributes:
             yield from self._in_all(prefix, [(each.name, each.value) for each in held], 0)
 
     def _gradient(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        gradient = tensor.grad if tensor.is_leaf else None
+        try:
+            gradient = tensor.grad if tensor.is_leaf else None
+        except RuntimeError:  # one of several views whose base was written to, as flat parameters of FSDP1 have them
+            return
         if gradient is not None and self._is_new(gradient):
             yield f"{name}.grad", gradient
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 
 import torch
 from torch.nn.parameter import is_lazy
 
-from tritonparam.module.blueprint import Blueprint, awaits_values, declared_of, joined
+from tritonparam.module.blueprint import Blueprint, Whole, awaits_values, declared_of, joined
 from tritonparam.module.covers import recognize
 from tritonparam.module.tape import History, Piece, Version
 from tritonparam.module.traversal import Scripts, Spot, named_tensors, tensors_within
@@ -189,12 +189,17 @@ class _Replaced:
             )
 
 
-def with_missing(found: Iterable[Found], module: torch.nn.Module, before: str) -> list[Found]:
+def with_missing(
+    found: Iterable[Found], module: torch.nn.Module, before: str, origin: Whole | None = None
+) -> list[Found]:
     """`found`, with what a block has built in `module` and is no part of it any more, where it was then.
 
-    The rest of a model has the values that it has in the whole, also where the first tensor of a draw is gone.
+    The rest of a model has the values that it has in the whole, also where the first tensor of a draw is gone. With
+    `origin`, of which all of `module` is, it has the names that it has there.
     """
     found = list(found)
+    if origin is not None:
+        return _as_built(found, [*_viewed(origin.tensors), *origin.beside])
     blueprint = Blueprint.of(module)
     if blueprint is None or blueprint.whole is None:
         return found
@@ -203,22 +208,26 @@ def with_missing(found: Iterable[Found], module: torch.nn.Module, before: str) -
         begin = f"{blueprint.path}." if blueprint.path else ""
         built = [(joined(before, name.removeprefix(begin)), tensor) for name, tensor in built if name.startswith(begin)]
     known = set(itertools.chain.from_iterable(map(attrgetter("full_names"), found)))
-    return found if dict(built).keys() <= known else _as_built(found, built)
+    return found if dict(built).keys() <= known else _as_built(found, _viewed(built))
 
 
-def _as_built(found: list[Found], built: Iterable[tuple[str, torch.Tensor]]) -> list[Found]:
+def _viewed(built: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, History, View]]:
+    for name, tensor in built:
+        history = History.of(tensor)
+        if history is not None:
+            yield name, history, _view_of(tensor, history.head)
+
+
+def _as_built(found: list[Found], built: Iterable[tuple[str, History, View]]) -> list[Found]:
     """`found`, and what else was `built`, under its names and in its order."""
     by_view = {(each.history.key, each.view): each for each in found if each.history is not None}
     ordered: dict[tuple[int, View], Found] = {}
-    for name, tensor in built:
-        history = History.of(tensor)
-        if history is None:
-            continue
-        key = history.key, _view_of(tensor, history.head)
+    for name, history, view in built:
+        key = history.key, view
         if key not in ordered:
             each = by_view.get(key)
             if each is None:
-                each = _found(history, key[1], "parameter")
+                each = _found(history, view, "parameter")
             ordered[key] = replace(each, full_names=[])
         ordered[key].full_names.append(name)
     for key, each in by_view.items():

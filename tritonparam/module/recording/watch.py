@@ -17,9 +17,17 @@ from typing import Any
 import torch
 
 from tritonparam._locks import across_forks
-from tritonparam.module.blueprint import awaits_values, mark_blank, note_registrations, note_tensors, replaced
+from tritonparam.module.blueprint import (
+    awaits_values,
+    mark_blank,
+    note_attribute,
+    note_registrations,
+    note_tensors,
+    replaced,
+)
 from tritonparam.module.recording.notes import UNSEEN, check_unseen_write
 from tritonparam.module.recording.recorder import recorder
+from tritonparam.module.recording.refusals import refuse_fsdp1, refuse_wrapping
 from tritonparam.module.tape import History, histories_alive
 from tritonparam.module.traversal import named_tensors
 from tritonparam.plan import View
@@ -44,6 +52,7 @@ def watch(enter: Enter) -> None:
         if not _is_watching:
             _is_watching = True
             note_registrations()
+            refuse_wrapping()
             torch.nn.Module._apply = _apply_kept  # type: ignore[method-assign]
             torch.nn.Module.to_empty = _to_empty_kept  # type: ignore[method-assign]
             torch.Tensor.__deepcopy__ = _copied(torch.Tensor)  # type: ignore[method-assign]
@@ -98,6 +107,7 @@ def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor
 def _to_empty_kept(self: torch.nn.Module, *, device: Any, recurse: bool = True) -> Any:
     modules = list(self.modules()) if recurse else [self]
     before = [(own, name) for own, name, tensor in replaced(modules) if awaits_values(tensor)]
+    refuse_fsdp1(self, [name for _, name in before])
     result = _to_empty(self, device=device, recurse=recurse)
     for own, name in before:
         mark_blank(own[name])
@@ -115,6 +125,7 @@ def watch_attributes(module: torch.nn.Module) -> None:
     for each in named_tensors(module):
         if each.kind == "attribute":
             _watch(each.tensor)
+            note_attribute(module, each.name, each.tensor)
 
 
 def _watch(tensor: torch.Tensor) -> None:
