@@ -144,3 +144,19 @@ def test_deadlines_out_of_range(seconds):
 def test_deadlines_of_other_types(seconds):
     with pytest.raises(TypeError, match="deadline must be a number of seconds"):
         check_deadline("deadline", seconds)
+
+
+def _different_calls(rank, world):
+    """One fails before it meets the others, and goes on with another call."""
+    processes = Processes.of(deadline=60.0)
+    told = [_caught(lambda: processes.gather(b"", "second" if rank == 1 else "first"))]
+    return told, processes.gather(b"x", "third /own/path" if rank else "third /path")
+
+
+def test_calls_that_are_not_the_same_are_an_error_in_all(launch):
+    for rank, (((text, soon),), found) in enumerate(launch(_different_calls, 3)):
+        call, others = ("second", "0, 2") if rank == 1 else ("first", "1")
+        assert text.startswith(f"ProcessesError: {call}: all processes must make the same calls in the same order")
+        assert f"process {others} of 3 made another one" in text
+        assert soon
+        assert found == [b"x"] * 3

@@ -5,6 +5,7 @@ Messages go through the store that the group was made with, and not through its 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 import weakref
@@ -12,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from hashlib import sha256
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from tritonparam._meeting import BEATS, ERROR, LONGEST, VALUE, ProcessesError, R
 DEADLINE = 300.0  # seconds
 _TOLD = 4  # processes in an error
 _LAST = 10.0  # seconds
+_NAMED = 8  # bytes of a message that say what it is for
 _LAUNCH = "start all of them with torchrun, or unset WORLD_SIZE for one alone"
 
 
@@ -109,7 +110,7 @@ class Processes:
         if tuple(ranks) not in sessions:
             store = distributed.distributed_c10d._get_default_store()
             named = distributed.distributed_c10d.PrefixStore(
-                f"tritonparam-{sha256(repr(tuple(ranks)).encode()).hexdigest()}", store
+                f"tritonparam-{hashlib.sha256(repr(tuple(ranks)).encode()).hexdigest()}", store
             )
             sessions[tuple(ranks)] = Session(named, ranks.index(rank), len(ranks))
         return cls(ranks.index(rank), len(ranks), deadline, sessions[tuple(ranks)])
@@ -154,10 +155,10 @@ class Processes:
 
         Args:
             payload: What this one says: at most some hundred KB.
-            what: What they come for, in an error: "save 'model'".
+            what: What they come for, in an error: "save 'model'". Its first word is compared.
 
         Raises:
-            ProcessesError: One of them failed, did not come in time, or is gone.
+            ProcessesError: One of them failed, did not come in time, is gone, or came for something else.
         """
         return self._meet(VALUE + payload, what)
 
@@ -233,13 +234,22 @@ class Processes:
     def _meet(self, message: bytes, what: str) -> list[bytes]:
         if self._session is None or self.size == 1:
             return [message[1:]]
-        found = bounded(Round(self._session, message, what, self.deadline).meet, self.deadline)
+        call = what.split(" ")[0].encode(errors="replace")  # what follows may be each process's own, such as a path
+        named = message[:1] + hashlib.sha256(call).digest()[:_NAMED] + message[1:]
+        found = bounded(Round(self._session, named, what, self.deadline).meet, self.deadline)
         failed = {rank: each[1:].decode(errors="replace") for rank, each in enumerate(found) if each[:1] == ERROR}
         if failed:
             told = [f"process {rank} of {self.size}: {text[:LONGEST]}" for rank, text in failed.items()]
             more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
             raise ProcessesError(f"{what} failed in {'; '.join(told[:_TOLD])}{more}")
-        return [each[1:] for each in found]
+        other = [str(rank) for rank, each in enumerate(found) if each[1 : 1 + _NAMED] != named[1 : 1 + _NAMED]]
+        if other:
+            more = f" and {len(other) - _TOLD} more" if len(other) > _TOLD else ""
+            raise ProcessesError(
+                f"{what}: all processes must make the same calls in the same order, and process "
+                f"{', '.join(other[:_TOLD])}{more} of {self.size} made another one"
+            )
+        return [each[1 + _NAMED :] for each in found]
 
 
 def _rendezvous(deadline: float) -> Any:

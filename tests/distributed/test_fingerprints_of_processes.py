@@ -159,6 +159,23 @@ def test_elements_that_nobody_holds_and_those_that_two_hold_are_errors(launch):
         assert "of 'w', of shape (5, 3), the processes hold 12 elements" in missing
 
 
+def _bad_target(rank, world):
+    errors = []
+    for call in (fingerprint, check_replicas):
+        with pytest.raises((TypeError, RuntimeError)) as error:
+            call(3 if rank == 1 else {"w": torch.zeros(2)}, group=torch.distributed.group.WORLD)
+        errors.append(f"{type(error.value).__name__} {error.value}")
+    return errors, check_replicas({"w": torch.zeros(2)})
+
+
+def test_a_target_of_the_wrong_type_is_told_to_all(launch):
+    (first, none), (second, nothing) = launch(_bad_target, 2)
+    assert none == nothing == ()
+    for call, text, own in zip(("fingerprint", "check_replicas"), first, second, strict=True):
+        assert text.startswith(f"ProcessesError {call} failed in process 1 of 2: TypeError: target must be")
+        assert own.startswith("TypeError target must be")
+
+
 def _lost(rank, world, how):
     state = {"w": distribute_tensor(torch.zeros(4, 3), init_device_mesh("cpu", (world,)), [Shard(0)])}
     fingerprint(state)

@@ -136,8 +136,10 @@ def fingerprint(
             if group is not None:
                 raise ValueError(f"group must be None for a checkpoint, which one process reads, got {shown(group)}")
             return _of_checkpoint(target, backend, progress)
+        told_to = Groups() if group is None else Groups.in_group(group)  # without one, who takes part is not known yet
         with REALIZING:
-            slots = sorted((slot for slot in slots_of(target) if slot.expected), key=lambda slot: slot.name)
+            found_slots = told_to.telling("fingerprint", deadline, lambda: slots_of(target))
+        slots = sorted((slot for slot in found_slots if slot.expected), key=lambda slot: slot.name)
         cut_by_none = any(not slot.is_whole and slot.mesh is None for slot in slots)
         meshes = [slot.mesh for slot in slots if slot.mesh is not None]
         groups = Groups.in_group(None) if group is None and cut_by_none else Groups.of(group, meshes)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tritonparam._arguments import got
 from tritonparam._processes import DEADLINE, Processes
 
+Result = TypeVar("Result")
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
@@ -82,6 +83,14 @@ class Groups:
         if len(self.groups) == 1:
             return Processes.of(self.groups[0], deadline)
         return Processes.among(self.ranks, deadline)
+
+    def telling(self, what: str, deadline: float, call: Callable[[], Result]) -> Result:
+        """The result of `call`, an error of which is told to all that are about to meet."""
+        try:
+            return call()
+        except BaseException as error:
+            self.processes(deadline).leave(error, what)
+            raise
 
     def add(self, numbers: NDArray[np.uint64]) -> list[list[int]]:
         """The sums over all processes, exact, of numbers of shape [n, k]: that of element (i, j) at [i][j]."""

@@ -74,9 +74,10 @@ def check_replicas(
     """
     check_deadline("deadline", deadline)
     with recording_paused(), torch.inference_mode(False), torch.no_grad():
-        with REALIZING:
-            slots = sorted(slots_of(target), key=lambda slot: slot.name)
         groups, found = Groups.in_group(group), []
+        with REALIZING:
+            held = groups.telling("check_replicas", deadline, lambda: slots_of(target))
+        slots = sorted(held, key=lambda slot: slot.name)
         processes = groups.processes(deadline)
 
         def own() -> bytes:

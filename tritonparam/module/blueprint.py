@@ -20,6 +20,7 @@ from torch.nn.modules.module import (
 from tritonparam._locks import across_forks
 from tritonparam.module.tape import History
 from tritonparam.plan import View
+from tritonparam.tensor import is_dtensor
 
 ATTRIBUTE = "_tritonparam_blueprint"
 _BLANK = "_tritonparam_blank"
@@ -249,7 +250,7 @@ def replaced(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[dict[str, Any
 
 def mark_blank(tensor: torch.Tensor) -> None:
     """Take note that nothing was written to a tensor so far, whatever its memory holds."""
-    setattr(tensor, _BLANK, _writes_to(tensor))
+    setattr(tensor, _BLANK, writes_to(tensor))
 
 
 def mark_written(tensor: torch.Tensor) -> None:
@@ -263,9 +264,13 @@ def awaits_values(tensor: torch.Tensor | None) -> bool:
         return False
     with torch._C.DisableTorchFunction():
         blank: int | None = vars(tensor).get(_BLANK)
-        return tensor.is_meta or (blank is not None and blank == _writes_to(tensor))
+        return tensor.is_meta or (blank is not None and blank == writes_to(tensor))
 
 
-def _writes_to(tensor: torch.Tensor) -> int:
-    """How often a tensor was written to; of inference tensors, of which torch does not count it, -1."""
-    return -1 if tensor.is_inference() else tensor._version
+def writes_to(tensor: torch.Tensor) -> int:
+    """How often a tensor was written to; of inference tensors, of which torch does not count it, -1.
+
+    Of a DTensor what is written to its local tensor counts, as by `to_local()`, `data` or a checkpoint, and to itself.
+    """
+    local = tensor._local_tensor if is_dtensor(tensor) else None  # type: ignore[attr-defined]
+    return sum(-1 if each.is_inference() else each._version for each in (tensor, local) if each is not None)

@@ -10,7 +10,7 @@ from operator import attrgetter
 import torch
 from torch.nn.parameter import is_lazy
 
-from tritonparam.module.blueprint import Blueprint, Whole, awaits_values, declared_of, joined
+from tritonparam.module.blueprint import Blueprint, Whole, awaits_values, declared_of, joined, writes_to
 from tritonparam.module.covers import recognize
 from tritonparam.module.tape import History, Piece, Version
 from tritonparam.module.traversal import Scripts, Spot, named_tensors, tensors_within
@@ -162,6 +162,9 @@ class _Replaced:
     def __init__(self) -> None:
         self._written: list[str] = []
         self._other: list[str] = []
+        self._unknown: list[str] = []
+        self._elsewhere: list[str] = []
+        self._declared: dict[int, torch.Tensor] = {}
 
     def by(self, spot: Spot) -> torch.Tensor | None:
         """The deferred tensor that the one of a spot has replaced; None where it has values, or replaced none."""
@@ -171,22 +174,42 @@ class _Replaced:
         declared = declared_of(spot.owner, spot.local)
         if declared is None:
             return None
-        if tensor.is_meta and not tensor.is_inference() and tensor._version:
+        if tensor.is_meta and writes_to(tensor) > 0:
             self._written.append(spot.name)
         if tensor.shape != declared.shape:
             self._other.append(f"{spot.name} ({tuple(tensor.shape)}, and not {tuple(declared.shape)})")
+        elif tensor.is_meta and not is_dtensor(tensor):
+            self._unknown.append(spot.name)
+        if not _are_tied(self._declared.setdefault(id(tensor), declared), declared):
+            self._elsewhere.append(spot.name)
         return declared
 
     def check(self) -> None:
-        """Refuse what was written to, or has another shape than what it replaced."""
+        """Refuse what was written to, has another shape than what it replaced, or came from elsewhere."""
         if self._other:
             raise ValueError(f"tensors of other shapes than those that they replaced: {', '.join(self._other)}")
+        if self._unknown:
+            raise ValueError(
+                "tensors on the meta device were put in the place of deferred ones after the block, and nothing says "
+                f"what they are to hold: {', '.join(self._unknown)}; put them there inside `with deferred_init():`, or "
+                "after materialize"
+            )
+        if self._elsewhere:
+            raise ValueError(
+                f"tensors that stand in the place of deferred ones were put in the place of others too: "
+                f"{', '.join(self._elsewhere)}; tie tensors before they are sharded, or after materialize"
+            )
         if self._written:
             raise RuntimeError(
                 f"tensors were written to while they had no memory, where nothing takes note of it: "
                 f"{', '.join(self._written)}; initialize them before they are sharded, inside `with deferred_init():`, "
                 "or after materialize"
             )
+
+
+def _are_tied(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two deferred tensors show the same elements."""
+    return one is other or (History.of(one) is History.of(other) and View.of(one.detach()) == View.of(other.detach()))
 
 
 def with_missing(

@@ -41,8 +41,8 @@ class Placed:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether it has memory of its own, in which nothing is yet."""
-        return not self.mine.is_meta
+        """Whether it has memory of its own, in which nothing is yet, as it is to be."""
+        return not self.mine.is_meta and (self.mine.dtype, _local_of(self.mine).device) == (self.dtype, self.device)
 
     @property
     def nbytes(self) -> int:
@@ -68,8 +68,7 @@ class Placed:
 
     def settle(self) -> None:
         """Take note that the values are there, once all of them are."""
-        if self.is_in_place:
-            mark_written(self.mine)
+        mark_written(self.mine)
 
     def fills(self, seed: int) -> list[Fill]:
         """What writes the values, where all of them have laws."""
@@ -107,7 +106,7 @@ def placed_for(
         declared: What a module declares.
         device: Where what is on the meta device goes; None for the device of its mesh, or the one that the deferred
             tensor was made for.
-        dtype: As for `materialize`; None for the dtype that each tensor has now. Memory that is there keeps its own.
+        dtype: As for `materialize`; None for the dtype that each tensor has now.
         on_host: The ids of tensors of a mesh that are to be on the host.
 
     Raises:
@@ -181,9 +180,9 @@ def _options(
     dtype: torch.dtype | None,
     on_host: Collection[int],
 ) -> tuple[torch.dtype, torch.device]:
-    if not mine.is_meta:
-        return mine.dtype, _local_of(mine).device
     chosen = mine.dtype if dtype is None else declaration.dtype_in(dtype)
+    if not mine.is_meta and device is None:
+        return chosen, _local_of(mine).device
     if not is_dtensor(mine):
         made_for = torch.device("cpu") if declaration.history is None else declaration.history.device
         return chosen, device or made_for

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -90,6 +91,7 @@ def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor
         modules = list(self.modules()) if recurse else [self]
         with torch._C.DisableTorchFunction():  # which would show deferred tensors as what they stand for
             before = [(own, name, each.detach()) for own, name, each in _own_tensors(modules) if History.of(each)]
+            blank = [(own, name) for own, name, each in replaced(modules) if awaits_values(each)]
         result = _apply(self, recorded, recurse)  # type: ignore[no-untyped-call]
         with torch.no_grad(), torch._C.DisableTorchFunction():
             for own, name, old in before:
@@ -97,6 +99,8 @@ def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor
                 # to_empty gives memory without values; here they are still to be had.
                 if history is not None and history.head is None and own[name].shape == old.shape:
                     own[name].data.copy_(old)
+    for own, name in blank:  # a cast of memory without values is no value
+        mark_blank(own[name])
     for module in modules:
         note_tensors(module)
     watch_modules(modules)
@@ -111,7 +115,28 @@ def _to_empty_kept(self: torch.nn.Module, *, device: Any, recurse: bool = True) 
     result = _to_empty(self, device=device, recurse=recurse)
     for own, name in before:
         mark_blank(own[name])
+    if before:
+        _watch_casts_of_shards()
     return result
+
+
+def _watch_casts_of_shards() -> None:
+    """Let casts that fully_shard finishes after `_apply`, in memory of its own, leave memory without values so."""
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    kind: Any = getattr(fsdp, "FSDPModule", None)
+    finish: Any = vars(kind).get("_apply") if kind is not None else None
+    if finish is None or hasattr(finish, "__wrapped__"):
+        return
+
+    @functools.wraps(finish)
+    def finished(self: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
+        blank = [(own, name) for own, name, each in replaced(self.modules()) if awaits_values(each)]
+        result = finish(self, *arguments, **options)
+        for own, name in blank:
+            mark_blank(own[name])
+        return result
+
+    kind._apply = finished
 
 
 def watch_modules(modules: Iterable[torch.nn.Module]) -> None:

@@ -1,0 +1,108 @@
+"""What stands in the place of deferred tensors, sharded or not: what is done to it counts, or is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.module.test_meshes import DTensor, built, by_rows, check, distributed, mesh_of, named
+from tritonparam import deferred_init, materialize
+from tritonparam.tensor import mesh_boxes
+
+
+@pytest.fixture(scope="module", name="whole")
+def _whole():
+    return named(materialize(built(), seed=5))
+
+
+@pytest.mark.parametrize("write", ["dcp", "to_local", "itself"])
+def test_what_is_written_to_a_shard_without_values_counts_or_is_an_error(write, whole):
+    """In memory of to_empty it is there to stay; without memory nothing could take note of it."""
+    for empty in (True, False):
+        with mesh_of([2]) as mesh:
+            model = built()
+            by_rows(model, mesh)
+            if empty:
+                model.to_empty(device="cpu")
+            with torch.no_grad():
+                weight = model.emb.weight
+                if write == "dcp":
+                    weight.to_local().detach().view(-1).copy_(torch.full((6 * 7,), 3.0))
+                elif write == "to_local":
+                    weight.to_local().fill_(3.0)
+                else:
+                    weight.fill_(3.0)
+            if not empty:
+                with pytest.raises(RuntimeError, match=r"written to while they had no memory.*emb\.weight"):
+                    materialize(model, seed=5)
+                continue
+            materialize(model, seed=5)
+            assert (weight.to_local() == 3).all()
+            rest = {name: tensor for name, tensor in whole.items() if name != "emb.weight"}
+            check(model, rest | {"emb.weight": nn.Parameter(torch.full((11, 7), 3.0))}, lean=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("cast", [True, False], ids=["cast", "materialize"])
+def test_memory_without_values_has_none_after_a_cast(dtype, cast, whole):
+    with mesh_of([2], 1) as mesh:
+        model = built()
+        by_rows(model, mesh)
+        model.to_empty(device="cpu")
+        for tensor in model.parameters():
+            tensor.to_local().data.fill_(7.0)  # which nobody wrote: some memory has it
+        materialize(model.to(dtype) if cast else model, seed=5, dtype=None if cast else dtype)
+        want = {
+            name: nn.Parameter(t.to(dtype), t.requires_grad) if isinstance(t, nn.Parameter) else t
+            for name, t in whole.items()
+        }
+        for name, tensor in model.named_parameters():
+            held = mesh_boxes((mesh, tuple(tensor.placements)), tuple(tensor.shape))
+            assert tensor.dtype == dtype
+            for each in held:
+                assert torch.equal(each.place.of(tensor.to_local()), each.box.of(want[name])), name
+        again = {name: tensor.to_local().clone() for name, tensor in model.named_parameters()}
+        materialize(model, seed=6)
+        assert all(torch.equal(tensor.to_local(), again[name]) for name, tensor in model.named_parameters())
+
+
+def test_tensors_that_were_put_in_the_place_of_deferred_ones_are_refused():
+    """What they are to hold, nobody has said, or said of another one."""
+    for make in (torch.zeros_like, lambda weight: weight.detach() * 2, torch.empty_like):
+        model = built()
+        model.blocks[0].up.weight = nn.Parameter(make(model.blocks[0].up.weight))
+        with pytest.raises(ValueError, match=r"nothing says what they are to hold: blocks\.0\.up\.weight; put them"):
+            materialize(model)
+    with mesh_of([2]) as mesh:
+        model = built()
+        by_rows(model, mesh)
+        model.blocks[1].up.weight = model.blocks[0].up.weight
+        with pytest.raises(ValueError, match=r"in the place of others too: blocks\.1\.up\.weight; tie tensors before"):
+            materialize(model)
+
+
+def test_a_write_to_a_shard_without_memory_is_an_error_that_changes_nothing():
+    with mesh_of([2]) as mesh:
+        model = built()
+        by_rows(model, mesh)
+        nn.init.zeros_(model.blocks[0].up.weight)
+        with pytest.raises(RuntimeError, match=r"written to while they had no memory.*blocks\.0\.up\.weight"):
+            materialize(model)
+        assert model.emb.weight.is_meta
+
+
+def test_partial_placements_are_refused():
+    with mesh_of([2]) as mesh, deferred_init():
+        model = nn.Linear(4, 4)
+    with mesh_of([2]) as mesh:
+        local = torch.empty(4, 4, device="meta")
+        model.weight = nn.Parameter(DTensor.from_local(local, mesh, [distributed.Partial()], run_check=False))
+        with pytest.raises(ValueError, match=r"weight holds no boxes.*Shard and Replicate"):
+            materialize(model)
+
+
+def test_another_shape_than_what_was_replaced_is_refused():
+    with deferred_init():
+        model = nn.Linear(4, 4)
+    model.weight = nn.Parameter(torch.empty(4, 5, device="meta"))
+    with pytest.raises(ValueError, match=r"other shapes.*weight \(\(4, 5\), and not \(4, 4\)\)"):
+        materialize(model)
