@@ -9,7 +9,6 @@ write what the same config asks for, in the same dtype; no time counts unless bo
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import shutil
@@ -17,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from bench.rows import ROOT, Environment, environment
+from bench.rows import ROOT, Environment, environment, write_table
 from tritonparam.checkpoint import dtype_name, find_files, read_header
 
 OURS, PEER = "tritonparam init", "transformers"
@@ -177,18 +176,6 @@ def measure(job: Job, rounds: int, where: Environment) -> list[Row]:
     ]
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in asdict(row).items()}
-            for row in rows
-        )
-
-
 def line(row: Row) -> str:
     """One row for people."""
     return (
@@ -218,7 +205,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 sys.stdout.write(line(row) + "\n")
                 sys.stdout.flush()
     if arguments.out is not None and rows:
-        write(arguments.out, rows)
+        write_table(arguments.out, rows)
     return 0
 
 

@@ -9,13 +9,12 @@ taken, since a host may be shared; of the command, as a process, time from start
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 
 from bench.end_to_end import timed
-from bench.rows import ROOT, Environment, environment
+from bench.rows import ROOT, Environment, environment, write_table
 from tritonparam.cli.init import model_of
 from tritonparam.distributed import MeshPlan, plan_mesh
 
@@ -126,18 +125,6 @@ def _holds_all(plan: MeshPlan) -> bool:
     return int(plan.nbytes.sum()) == want
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in asdict(row).items()}
-            for row in rows
-        )
-
-
 def plot(path: Path, rows: Sequence[Row]) -> None:
     """Draw CPU time over ranks, and over tensors, on linear axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -188,7 +175,7 @@ def main(words: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{row.job}: {row.tensors:,} tensors, {row.ranks:,} ranks: {times}{peak}\n")
             sys.stdout.flush()
     if arguments.out is not None:
-        write(arguments.out, rows)
+        write_table(arguments.out, rows)
     if arguments.plot is not None:
         plot(arguments.plot, rows)
     return 0

@@ -10,7 +10,7 @@ import importlib.metadata
 import platform
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -174,6 +174,18 @@ def write(folder: Path, rows: Iterable[Row], whole: bool) -> list[Path]:
             writer.writeheader()
             writer.writerows({k: _shown(v) for k, v in asdict(row).items()} for row in kept.values())
     return list(by_path)
+
+
+def write_table(path: Path, rows: Sequence[Environment]) -> None:
+    """Write rows of one kind as CSV, with a head of their fields; floats have six digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(rows[0])], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in asdict(row).items()}
+            for row in rows
+        )
 
 
 def _shown(value: object) -> str:

@@ -11,11 +11,10 @@ process to the exit of the last.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +22,7 @@ import torch
 from torch import nn
 
 from bench.end_to_end import Run, timed
-from bench.rows import Environment, environment
+from bench.rows import Environment, environment, write_table
 
 PROCESSES = 2
 OURS, HABIT = "materialize", "seed checkpoint"
@@ -143,20 +142,6 @@ def take(step: str, workload: str, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_cells(rows))
-
-
-def _cells(rows: Sequence[Row]) -> Iterator[dict[str, object]]:
-    for row in rows:
-        yield {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in asdict(row).items()}
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit code."""
     parser = argparse.ArgumentParser("python -m bench.seed_checkpoint", description=__doc__)
@@ -179,7 +164,7 @@ def main(words: Sequence[str] | None = None) -> int:
             f"{row.disk_bytes / 1e9:.2f} GB on disk\n"
         )
     if arguments.out is not None:
-        write(arguments.out, rows)
+        write_table(arguments.out, rows)
     return 0
 
 

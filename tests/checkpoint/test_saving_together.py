@@ -317,6 +317,20 @@ def test_a_process_that_is_gone_leaves_nothing_that_looks_whole(launch, tmp_path
     check_net(tmp_path / "out")
 
 
+def _gone_before(rank, world, folder):
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    begin = time.monotonic()
+    return caught(lambda: save(net(), folder / "out", deadline=2)), time.monotonic() - begin < 60
+
+
+def test_a_process_that_never_comes_is_missed_at_the_deadline_that_was_asked_for(launch, tmp_path):
+    for told, soon in launch(_gone_before, 3, lost=(1,), folder=tmp_path)[::2]:
+        assert "process 1 of 3 has not come for 2 s" in told
+        assert soon
+    assert os.listdir(tmp_path) == []
+
+
 def _boxes_here(rank, world, folder):
     """Of a Parameter, one holds a box, the other all."""
     w = Parameter(initializer("ones", [4, 6]), name="w")

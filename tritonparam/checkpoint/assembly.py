@@ -34,7 +34,7 @@ class Assembly(PartialFolder):
         self._alive: list[int] = []
         self._identity: dict[str, Any] | None = None
 
-    def begin(self, identity: Mapping[str, Any], fresh: bool = False) -> None:
+    def begin(self, identity: Mapping[str, Any], fresh: bool = False, joining: bool = False) -> None:
         """Take part in the save that the others are at, or begin one; what an earlier, unfinished one left goes.
 
         Args:
@@ -43,6 +43,7 @@ class Assembly(PartialFolder):
 
         Raises:
             UsageError: Other work is unfinished here, or another process is at this process's part.
+            CheckpointError: There is nothing to join any more.
         """
         mine = {SAVE: self._world_size, **identity}
         begun = self._marker("begun", self._rank)
@@ -50,7 +51,10 @@ class Assembly(PartialFolder):
             self.recover()
             earlier = self.read_run()
             fresh = fresh or self._world_size == 1 or begun.exists() or earlier != mine
-            if fresh or self._is_cut_short():
+            if joining:
+                if earlier != mine:
+                    raise CheckpointError(f"{shown(self.root)}: another process has discarded this save; save again")
+            elif fresh or self._is_cut_short():
                 self.discard(free=earlier is None or SAVE in earlier)
             self.folder.mkdir(exist_ok=True)
             write_file(self.run, [json.dumps(mine, sort_keys=True).encode()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -313,8 +314,10 @@ def _save_together(
         works.append((work, Assembly(work.out, work.overwrite, work.team.rank, work.team.size)))
         return work.offer().to_bytes()
 
+    with contextlib.suppress(TypeError, ValueError):  # which `prepared` raises, and is told to all
+        processes = replace(processes, deadline=check_deadline("deadline", deadline))
     offers = [Offer.from_bytes(each) for each in processes.exchange(offered, what)]
-    (work, assembly), processes = works[0], replace(processes, deadline=float(deadline))
+    work, assembly = works[0]
     identity = {"metadata": work.kept}
 
     def begun() -> tuple[Part, dict[str, ShardFile]]:
@@ -329,7 +332,7 @@ def _save_together(
         try:
             with processes.working(), ProgressBar.of("saving", part.nbytes, progress) as bar:
                 if processes.rank != 0:
-                    assembly.begin(identity)
+                    assembly.begin(identity, joining=True)
                 return b"complete" if _write(part, files, assembly, bar) else b""
         finally:
             assembly.release()  # before the others hear of it, so that process 0 can remove what is there

@@ -7,6 +7,7 @@ its blueprint in its `__dict__`, so that copies of it have one too, until its te
 from __future__ import annotations
 
 import copy
+import hashlib
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -24,6 +25,7 @@ from tritonparam.tensor import is_dtensor
 
 ATTRIBUTE = "_tritonparam_blueprint"
 _BLANK = "_tritonparam_blank"
+_PATTERN = torch.tensor(list(hashlib.sha512(b"nothing was written here").digest()), dtype=torch.uint8, device="cpu")
 _lock = across_forks()
 _is_noting = False
 
@@ -58,16 +60,18 @@ class Blueprint:
         whole: The outermost module that held it when a block ended; None before that.
         path: Where it was in it.
         origin: The whole that a deferred tensor of it is of, where no block has built the module itself.
+        foreign: The names under which somebody put another DTensor in the place of one that stood for a deferred one.
         tensors: The deferred tensors that it had last, by their own names.
     """
 
-    __slots__ = ("origin", "path", "tensors", "whole")
+    __slots__ = ("foreign", "origin", "path", "tensors", "whole")
 
     def __init__(self) -> None:
         self.whole: Whole | None = None
         self.origin: Whole | None = None
         self.path = ""
         self.tensors: dict[str, torch.Tensor] = {}
+        self.foreign: frozenset[str] = frozenset()
 
     @staticmethod
     def of(module: torch.nn.Module) -> Blueprint | None:
@@ -86,7 +90,7 @@ class Blueprint:
     def __deepcopy__(self, memo: dict[Any, Any]) -> Blueprint:
         made = memo[id(self)] = Blueprint()
         made.whole, made.path = copy.deepcopy(self.whole, memo), self.path
-        made.origin = copy.deepcopy(self.origin, memo)
+        made.origin, made.foreign = copy.deepcopy(self.origin, memo), self.foreign
         made.tensors = copy.deepcopy(self.tensors, memo)
         if made.whole is not None:
             for each in made.tensors.values():
@@ -192,6 +196,19 @@ def _note(module: torch.nn.Module, name: str, value: object) -> None:
         blueprint.tensors[name] = value
         whole = None if history is None or history.whole is None else history.whole()
         blueprint.origin = blueprint.origin or whole
+        blueprint.foreign -= {name}
+    elif isinstance(value, torch.Tensor) and is_dtensor(value):
+        before, known = module._parameters.get(name), Blueprint.of(module)
+        if known is not None and name in known.tensors and before is not None and _is_other(value, before):
+            known.foreign |= {name}
+
+
+def _is_other(tensor: Any, before: Any) -> bool:
+    """Whether a DTensor is neither one that stood in its place, nor a further shard of it."""
+    if not is_dtensor(before) or tensor.device_mesh.ndim > before.device_mesh.ndim:
+        return False
+    one, other = (each._local_tensor.untyped_storage()._cdata for each in (tensor, before))
+    return bool(one != other)
 
 
 def _is_deferred(tensor: torch.Tensor) -> bool:
@@ -209,6 +226,12 @@ def declared_of(module: torch.nn.Module, name: str) -> torch.Tensor | None:
     blueprint = Blueprint.of(module)
     declared = None if blueprint is None else blueprint.tensors.get(name)
     return declared if declared is not None and _is_deferred(declared) else None
+
+
+def is_foreign(module: torch.nn.Module, name: str) -> bool:
+    """Whether what stands under a name of `module` is somebody's own, and no shard of what was declared there."""
+    blueprint = Blueprint.of(module)
+    return blueprint is not None and name in blueprint.foreign
 
 
 def forget(whole: torch.nn.Module) -> bool:
@@ -249,8 +272,21 @@ def replaced(modules: Iterable[torch.nn.Module]) -> Iterator[tuple[dict[str, Any
 
 
 def mark_blank(tensor: torch.Tensor) -> None:
-    """Take note that nothing was written to a tensor so far, whatever its memory holds."""
-    setattr(tensor, _BLANK, writes_to(tensor))
+    """Take note that nothing was written to a tensor so far, whatever its memory holds.
+
+    Some bytes of the memory get a pattern: torch does not count what is written through `data` or a state dict.
+    """
+    samples = None if tensor.is_meta else _samples(tensor)
+    if samples is not None:
+        samples.copy_(_PATTERN[: len(samples)])
+    setattr(tensor, _BLANK, (writes_to(tensor), samples is not None))
+
+
+def mark_ours(tensor: torch.Tensor) -> None:
+    """Take note that what changes in the memory of a tensor without values from now on is not somebody's own."""
+    blank = vars(tensor).get(_BLANK)
+    if blank is not None:
+        setattr(tensor, _BLANK, (blank[0], False))
 
 
 def mark_written(tensor: torch.Tensor) -> None:
@@ -263,8 +299,27 @@ def awaits_values(tensor: torch.Tensor | None) -> bool:
     if tensor is None:
         return False
     with torch._C.DisableTorchFunction():
-        blank: int | None = vars(tensor).get(_BLANK)
-        return tensor.is_meta or (blank is not None and blank == writes_to(tensor))
+        if tensor.is_meta:
+            return True
+        blank: tuple[int, bool] | None = vars(tensor).get(_BLANK)
+        if blank is None or blank[0] != writes_to(tensor):
+            return False
+        samples = _samples(tensor) if blank[1] else None
+        return samples is None or torch.equal(samples.cpu(), _PATTERN[: len(samples)])
+
+
+def _samples(tensor: torch.Tensor) -> torch.Tensor | None:
+    """Some bytes of a tensor's memory, of this process's part of a DTensor, from end to end; None where it has none."""
+    local: torch.Tensor = tensor._local_tensor if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
+    if local.is_meta or local.numel() == 0 or local.layout != torch.strided:
+        return None
+    if sum((n - 1) * step for n, step in zip(local.shape, local.stride(), strict=True)) + 1 != local.numel():
+        return None  # others may have memory in between
+    with torch.inference_mode(False), torch.no_grad():
+        memory = torch.empty(0, dtype=torch.uint8, device=local.device).set_(local.untyped_storage())
+        first = local.storage_offset() * local.itemsize
+        memory = memory[first : first + local.numel() * local.itemsize]
+        return memory[:: -(-len(memory) // len(_PATTERN))]
 
 
 def writes_to(tensor: torch.Tensor) -> int:

@@ -10,7 +10,7 @@ from operator import attrgetter
 import torch
 from torch.nn.parameter import is_lazy
 
-from tritonparam.module.blueprint import Blueprint, Whole, awaits_values, declared_of, joined, writes_to
+from tritonparam.module.blueprint import Blueprint, Whole, awaits_values, declared_of, is_foreign, joined, writes_to
 from tritonparam.module.covers import recognize
 from tritonparam.module.tape import History, Piece, Version
 from tritonparam.module.traversal import Scripts, Spot, named_tensors, tensors_within
@@ -178,7 +178,7 @@ class _Replaced:
             self._written.append(spot.name)
         if tensor.shape != declared.shape:
             self._other.append(f"{spot.name} ({tuple(tensor.shape)}, and not {tuple(declared.shape)})")
-        elif tensor.is_meta and not is_dtensor(tensor):
+        elif (tensor.is_meta and not is_dtensor(tensor)) or is_foreign(spot.owner, spot.local):
             self._unknown.append(spot.name)
         if not _are_tied(self._declared.setdefault(id(tensor), declared), declared):
             self._elsewhere.append(spot.name)
@@ -190,9 +190,9 @@ class _Replaced:
             raise ValueError(f"tensors of other shapes than those that they replaced: {', '.join(self._other)}")
         if self._unknown:
             raise ValueError(
-                "tensors on the meta device were put in the place of deferred ones after the block, and nothing says "
-                f"what they are to hold: {', '.join(self._unknown)}; put them there inside `with deferred_init():`, or "
-                "after materialize"
+                "tensors without values were put in the place of deferred ones, or of shards of them, and nothing says "
+                f"what they are to hold: {', '.join(self._unknown)}; put them there inside `with deferred_init():` and "
+                "before they are sharded, or after materialize"
             )
         if self._elsewhere:
             raise ValueError(

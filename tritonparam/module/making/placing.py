@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from tritonparam._arguments import got
-from tritonparam.module.blueprint import mark_written
+from tritonparam.module.blueprint import mark_ours, mark_written
 from tritonparam.module.declaration import Declaration
 from tritonparam.plan import Box, Fill, View, ask_for_huge_pages
 from tritonparam.tensor import Held, is_dtensor, mesh_boxes
@@ -54,6 +54,7 @@ class Placed:
         if self.local is None:
             plain = _local_of(self.mine)
             if self.is_in_place:
+                mark_ours(self.mine)
                 # As a tensor of its own, so that what is written counts as values only once `settle` says so.
                 self.local = View.of(plain).on(plain.untyped_storage())
             else:
