@@ -36,6 +36,7 @@ from tritonparam import (
     ledger,
     load,
     materialize,
+    param_init_fn,
     save,
     set_seed,
 )
@@ -278,6 +279,18 @@ MODULES: dict[str, Call] = {
         | PLACE,
         written=("module",),
         other_names=("name",),
+        errors=(RuntimeError,),
+    ),
+    "param_init_fn": Call(
+        param_init_fn,
+        {
+            "model": deferred,
+            "seed": fixed(0),
+            "dtype": fixed(None),
+            "strict": fixed(True),
+        }
+        | PLACE,
+        other_names=("name", "module"),
         errors=(RuntimeError,),
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -83,11 +84,14 @@ def steps(work: Callable[[], object]) -> int:
         return note
 
     before = sys.gettrace()
+    gc.collect()
+    gc.disable()  # what other tests have left is not of this work
     sys.settrace(note)
     try:
         work()
     finally:
         sys.settrace(before)
+        gc.enable()
     return count
 
 

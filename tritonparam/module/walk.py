@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch.nn.parameter import is_lazy
@@ -174,7 +175,7 @@ class _Replaced:
         declared = declared_of(spot.owner, spot.local)
         if declared is None:
             return None
-        if tensor.is_meta and writes_to(tensor) > 0:
+        if tensor.is_meta and _is_written(tensor, declared):
             self._written.append(spot.name)
         if tensor.shape != declared.shape:
             self._other.append(f"{spot.name} ({tuple(tensor.shape)}, and not {tuple(declared.shape)})")
@@ -205,6 +206,16 @@ class _Replaced:
                 f"{', '.join(self._written)}; initialize them before they are sharded, inside `with deferred_init():`, "
                 "or after materialize"
             )
+
+
+def _is_written(tensor: Any, declared: torch.Tensor) -> bool:
+    """Whether something was written to a tensor without memory, or to the local one of a DTensor."""
+    if not is_dtensor(tensor):
+        return writes_to(tensor) > 0
+    local = tensor._local_tensor
+    if History.of(local) is not None and History.of(local) is History.of(declared):
+        return bool(tensor._version > 0)  # the block wrote to it: its history tells what is written since
+    return writes_to(tensor) > 0
 
 
 def _are_tied(one: torch.Tensor, other: torch.Tensor) -> bool:
