@@ -74,7 +74,7 @@ class _Deferred:
     ) -> None:
         self._module = module
         # By the declaration, and the id of what stands in the place of the tensor.
-        self._slots = {(slot.declaration, id(slot.stand_in)): slot for slot in loaded if slot.declaration is not None}
+        self._slots = {(slot.declaration, id(slot.tensor)): slot for slot in loaded if slot.declaration is not None}
         self._loaded = dict.fromkeys(each for each, _ in self._slots)
         others = dict.fromkeys(slot.declaration for slot in drawn if slot.declaration is not None)
         shown = [each for each in self._loaded if each.tensors]
@@ -86,7 +86,7 @@ class _Deferred:
         self._work = Materialization(whole, self._states, device, dtype, backend)
         made, placed = self._work.dtypes()
         self.dtypes = {
-            slot: made[each] if slot.stand_in is None else placed[id(slot.stand_in)]
+            slot: made[each] if slot.tensor is None else placed[id(slot.tensor)]
             for (each, _), slot in self._slots.items()
         }
 

@@ -46,10 +46,9 @@ class Slot:
             view of `values`, or of the tensor without values that stands in their place. Else None.
         lazy: The lazy Tensor or Parameter.
         declaration: What a deferred tensor of a module is to hold.
-        stand_in: What stands in the place of the deferred tensor, as a DTensor does.
+        tensor: The DTensor that it is; or what stands in the place of the deferred tensor, as a DTensor does.
         expected: Whether a checkpoint is to have it.
         mine: Whether this process is the one to write it; None where others may hold the same and nobody knows.
-        mesh: The device mesh of a DTensor.
     """
 
     names: tuple[str, ...]
@@ -59,11 +58,15 @@ class Slot:
     values: torch.Tensor | None = None
     lazy: Tensor | None = None
     declaration: Declaration | None = None
-    stand_in: torch.Tensor | None = None
+    tensor: Any = None
     expected: bool = True
     mine: bool | None = None
-    mesh: Any = None
     parts: list[tuple[Box, torch.Tensor]] | None = None
+
+    @property
+    def mesh(self) -> Any:
+        """The device mesh of a DTensor; None of others."""
+        return getattr(self.tensor, "device_mesh", None)
 
     @property
     def boxes(self) -> list[Box]:
@@ -160,7 +163,7 @@ def _stand_in_slot(names: tuple[str, ...], each: Declaration, stand_in: Any, exp
     except ValueError as error:
         raise ValueError(f"target must hold boxes of tensors: {error}") from None
     box = _around(each.shape, [part.box for part in held])
-    slot = Slot(names, each.shape, box, stand_in.dtype, declaration=each, stand_in=stand_in, expected=expected)
+    slot = Slot(names, each.shape, box, stand_in.dtype, declaration=each, tensor=stand_in, expected=expected)
     if len(held) != 1:
         local = stand_in.detach().to_local() if is_dtensor(stand_in) else stand_in.detach()
         slot.parts = [(part.box, part.place.of(local)) for part in held]
@@ -195,7 +198,13 @@ def _dtensor_slot(names: tuple[str, ...], tensor: Any) -> Slot:
     coordinate = mesh.get_coordinate()
     if coordinate is None:  # this process is not in the mesh and holds nothing
         return Slot(
-            names, shape, Box((0,) * len(shape), (0,) * len(shape)), tensor.dtype, values=local, mine=False, mesh=mesh
+            names,
+            shape,
+            Box((0,) * len(shape), (0,) * len(shape)),
+            tensor.dtype,
+            values=local,
+            mine=False,
+            tensor=tensor,
         )
     try:
         held = mesh_boxes((mesh, placements), shape, local=tuple(local.shape))
@@ -203,12 +212,14 @@ def _dtensor_slot(names: tuple[str, ...], tensor: Any) -> Slot:
         raise ValueError(f"target must hold boxes of tensors, and {shown(names[0])} has none: {error}") from None
     first = all(not each.is_replicate() or not at for each, at in zip(placements, coordinate, strict=True))
     if 0 in shape:  # then all hold all of it
-        return Slot(names, shape, whole_box(shape), tensor.dtype, values=local.new_empty(shape), mine=first, mesh=mesh)
+        return Slot(
+            names, shape, whole_box(shape), tensor.dtype, values=local.new_empty(shape), mine=first, tensor=tensor
+        )
     if len(held) == 1:
-        return Slot(names, shape, held[0].box, tensor.dtype, values=local, mine=first, mesh=mesh)
+        return Slot(names, shape, held[0].box, tensor.dtype, values=local, mine=first, tensor=tensor)
     parts = [(each.box, each.place.of(local)) for each in held]
     around = _around(shape, [each.box for each in held])
-    return Slot(names, shape, around, tensor.dtype, values=local, mine=first, mesh=mesh, parts=parts)
+    return Slot(names, shape, around, tensor.dtype, values=local, mine=first, tensor=tensor, parts=parts)
 
 
 def _flat_slot(each: Flat) -> Slot:
