@@ -8,7 +8,6 @@ write what the same config asks for, in the same dtype; no time counts unless bo
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from bench.options import parsed, parser_of
 from bench.rows import ROOT, Environment, environment, write_table
 from tritonparam.checkpoint import dtype_name, find_files, read_header
 
@@ -187,15 +187,9 @@ def line(row: Row) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit code."""
-    parser = argparse.ArgumentParser("python -m bench.end_to_end", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small models: to see that all runs")
+    parser = parser_of("end_to_end", __doc__, "small models", "each writer")
     parser.add_argument("--only", default="", metavar="TEXT", help="only models with this text in their name")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each writer, after one that does not count [5]")
-    parser.add_argument("--commit", help="the commit to name in the rows, where git cannot say")
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="where the rows go; nowhere by default")
-    arguments = parser.parse_args(words)
-    if arguments.rounds < 1:
-        parser.error(f"--rounds must be >= 1, got {arguments.rounds}")
+    arguments = parsed(parser, words)
     where = environment("cpu", arguments.commit)
     rows: list[Row] = []
     for job in jobs(arguments.quick):

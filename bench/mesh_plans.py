@@ -8,7 +8,6 @@ taken, since a host may be shared; of the command, as a process, time from start
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from bench.end_to_end import timed
+from bench.options import parsed, parser_of
 from bench.rows import ROOT, Environment, environment, write_table
 from tritonparam.cli.init import model_of
 from tritonparam.distributed import MeshPlan, plan_mesh
@@ -155,17 +155,11 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit code."""
-    parser = argparse.ArgumentParser("python -m bench.mesh_plans", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small models: to see that all runs")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each job, after one that does not count [5]")
-    parser.add_argument("--commit", help="the commit to name in the rows, where git cannot say")
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="where the rows go; nowhere by default")
+    parser = parser_of("mesh_plans", __doc__, "small models", "each job")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE.png", help="where a picture of them goes; nowhere by default"
     )
-    arguments = parser.parse_args(words)
-    if arguments.rounds < 1:
-        parser.error(f"--rounds must be >= 1, got {arguments.rounds}")
+    arguments = parsed(parser, words)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for row in measure(environment("cpu", arguments.commit), Path(folder), arguments.rounds, arguments.quick):

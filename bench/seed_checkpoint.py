@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from bench.end_to_end import Run, timed
+from bench.options import parsed, parser_of
 from bench.rows import Environment, environment, write_table
 
 PROCESSES = 2
@@ -144,18 +145,12 @@ def take(step: str, workload: str, folder: str) -> None:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit code."""
-    parser = argparse.ArgumentParser("python -m bench.seed_checkpoint", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small model: to see that all runs")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each way, after one that does not count [5]")
-    parser.add_argument("--commit", help="the commit to name in the rows, where git cannot say")
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="where the rows go; nowhere by default")
+    parser = parser_of("seed_checkpoint", __doc__, "a small model", "each way")
     parser.add_argument("--step", nargs=3, metavar=("STEP", "WORKLOAD", "FOLDER"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args(words)
+    arguments = parsed(parser, words)
     if arguments.step is not None:
         take(*arguments.step)
         return 0
-    if arguments.rounds < 1:
-        parser.error(f"--rounds must be >= 1, got {arguments.rounds}")
     rows = measure(environment("cpu", arguments.commit), "quick" if arguments.quick else "1 GB", arguments.rounds)
     for row in rows:
         sys.stdout.write(

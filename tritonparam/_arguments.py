@@ -68,6 +68,17 @@ def got(value: object) -> str:
     return f"got {shown(value)} of type {type(value).__name__[:100]}"
 
 
+def few(values: Sequence[object], most: int) -> str:
+    """The first `most` of some values, as text, and how many more there are.
+
+    Examples:
+        >>> few([0, 1, 2], 3), few(range(100), 2)
+        ('0, 1, 2', '0, 1 and 98 more')
+    """
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more
+
+
 def entries(argument: str, values: Iterable[Any], allowed: str) -> list[Any]:
     """What an iterable holds.
 

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from tritonparam._arguments import few
+
 _FIRST_LOOK, _LAST_LOOK = 0.001, 0.1  # seconds from one look at the store to the next
 BEATS = 8  # signs of life in the time of a deadline
 LONGEST = 600  # characters of an error that others hear of
@@ -141,11 +143,10 @@ class Round:
         return []
 
     def _told(self, missing: Sequence[int]) -> str:
-        named = ", ".join(map(str, missing[:16])) + (f" and {len(missing) - 16} more" if len(missing) > 16 else "")
         are = ("process", "has", "it is") if len(missing) == 1 else ("processes", "have", "they are")
         return (
-            f"{self._what}: {are[0]} {named} of {self._session.size} {are[1]} not come for {self._deadline:g} s: "
-            f"{are[2]} gone, stopped, or busy with something else"
+            f"{self._what}: {are[0]} {few(missing, 16)} of {self._session.size} {are[1]} not come for "
+            f"{self._deadline:g} s: {are[2]} gone, stopped, or busy with something else"
         )
 
     def _clear(self, keys: list[str]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tritonparam._arguments import got, shown
+from tritonparam._arguments import few, got, shown
 from tritonparam._meeting import BEATS, ERROR, LONGEST, VALUE, ProcessesError, Result, Round, Session, bounded
 
 DEADLINE = 300.0  # seconds
@@ -242,12 +242,11 @@ class Processes:
             told = [f"process {rank} of {self.size}: {text[:LONGEST]}" for rank, text in failed.items()]
             more = f"; and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
             raise ProcessesError(f"{what} failed in {'; '.join(told[:_TOLD])}{more}")
-        other = [str(rank) for rank, each in enumerate(found) if each[1 : 1 + _NAMED] != named[1 : 1 + _NAMED]]
+        other = [rank for rank, each in enumerate(found) if each[1 : 1 + _NAMED] != named[1 : 1 + _NAMED]]
         if other:
-            more = f" and {len(other) - _TOLD} more" if len(other) > _TOLD else ""
             raise ProcessesError(
                 f"{what}: all processes must make the same calls in the same order, and process "
-                f"{', '.join(other[:_TOLD])}{more} of {self.size} made another one"
+                f"{few(other, _TOLD)} of {self.size} made another one"
             )
         return [each[1 + _NAMED :] for each in found]
 

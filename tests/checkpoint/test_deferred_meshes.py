@@ -20,7 +20,8 @@ from torch.distributed import fsdp
 from torch.distributed import tensor as distributed
 
 from tests.checkpoint.bits import same
-from tests.module.test_meshes import all_of_it, built, by_rows, by_tensors, check, mesh_of, named
+from tests.fake_mesh import new_mesh_of as mesh_of
+from tests.module.sharding import all_of_it, built, by_rows, by_tensors, check, named
 from tritonparam import deferred_init, ledger, load, materialize, save
 from tritonparam.checkpoint import CheckpointError, loading
 from tritonparam.module import takeover

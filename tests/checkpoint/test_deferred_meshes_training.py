@@ -11,7 +11,8 @@ from torch.distributed import fsdp
 from torch.distributed import tensor as distributed
 
 from tests.checkpoint.bits import same
-from tests.module.test_meshes import mesh_of, named
+from tests.fake_mesh import new_mesh_of as mesh_of
+from tests.module.sharding import named
 from tritonparam import deferred_init, load, materialize, save
 
 DTensor, SEED = distributed.DTensor, 9

@@ -13,7 +13,8 @@ from torch.distributed.tensor import parallel
 
 from tests.checkpoint import test_deferred_meshes
 from tests.checkpoint.bits import same
-from tests.module.test_meshes import all_of_it, built, check, mesh_of
+from tests.fake_mesh import new_mesh_of as mesh_of
+from tests.module.sharding import all_of_it, built, check
 from tritonparam import deferred_init, load
 
 DTensor, Shard = distributed.DTensor, distributed.Shard

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.distributed.torch_layouts import Block, Small, local_tensors, parallelize, shard
-from tests.module.test_meshes import mesh_of
+from tests.distributed.torch_layouts import Block, Small, local_tensors, named_mesh, parallelize, shard
 from tritonparam import deferred_init, materialize
 from tritonparam.distributed import MeshPlan, Stages, plan_mesh, spans
 from tritonparam.distributed.rank_plan import rank_fills
@@ -74,7 +73,7 @@ def test_materialize_makes_what_was_planned(rank: int, plans: list[Any]) -> None
     sizes = {"dp_shard": 3, "tp": 2}
     model = deferred()
     want = plan_mesh(deferred(), sizes, tp_plan=PLAN)
-    with mesh_of(tuple(sizes.values()), rank, tuple(sizes)) as mesh:
+    with named_mesh(sizes, rank) as mesh:
         for block in model.layers:  # type: ignore[union-attr]
             parallelize(block, mesh["tp"], {"up": "colwise", "down": "rowwise"})
         shard(model, mesh, model.layers)

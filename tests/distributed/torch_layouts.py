@@ -1,15 +1,11 @@
 """What torch itself makes of a model on a mesh: the local tensors of each rank, in a fake process."""
 
-import contextlib
-import math
-
 import torch
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from tests.fake_mesh import fake
+from tests.fake_mesh import new_mesh_of
 
 STYLES = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
 
@@ -37,15 +33,9 @@ class Small(torch.nn.Module):
             self.head.weight = self.emb.weight
 
 
-@contextlib.contextmanager
 def named_mesh(sizes, rank):
     """A mesh with names, as one of its processes has it; no other process exists."""
-    count = math.prod(sizes.values())
-    torch.distributed.init_process_group("fake", store=fake.FakeStore(), rank=rank, world_size=count)
-    try:
-        yield init_device_mesh("cpu", tuple(sizes.values()), mesh_dim_names=tuple(sizes))
-    finally:
-        torch.distributed.destroy_process_group()
+    return new_mesh_of(tuple(sizes.values()), rank, tuple(sizes))
 
 
 def shard(model, mesh, blocks):

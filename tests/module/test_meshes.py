@@ -3,8 +3,6 @@
 The processes do not exist: one plays them in turn.
 """
 
-import contextlib
-import itertools
 import math
 import subprocess
 import sys
@@ -14,109 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.fake_mesh import new_mesh_of as mesh_of
+from tests.module.sharding import Model, all_of_it, built, by_rows, by_tensors, check, fsdp, named
 from tritonparam import deferred_init, ledger, materialize
 from tritonparam.module import declarations
-from tritonparam.tensor import mesh_boxes
 
-distributed = pytest.importorskip("torch.distributed.tensor")
-parallel = pytest.importorskip("torch.distributed.tensor.parallel")
-fsdp = pytest.importorskip("torch.distributed.fsdp")
-fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg")
-DTensor = distributed.DTensor
 ROOT = Path(__file__).parents[2]
-_turns = itertools.count()
-
-
-@contextlib.contextmanager
-def mesh_of(sizes, rank=0, names=None, device="cpu"):
-    """A mesh as process `rank` of it has it, of ranks that no mesh had before: torch keeps what it has seen of one."""
-    count = math.prod(sizes)
-    first = count * next(_turns)
-    store = fake.FakeStore()
-    torch.distributed.init_process_group("fake", store=store, rank=first + rank, world_size=first + count)
-    try:
-        ranks = torch.arange(first, first + count).view(*sizes)
-        yield torch.distributed.device_mesh.DeviceMesh(device, ranks, mesh_dim_names=names)
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-class Block(nn.Module):
-    """Uneven sizes; two boxes with laws; a law that survives arithmetic; a replayed tensor; buffers of two kinds."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.up, self.down = nn.Linear(width, 2 * width + 1), nn.Linear(2 * width + 1, width)
-        self.norm = nn.LayerNorm(width)
-        self.turn = nn.Parameter(nn.init.orthogonal_(torch.empty(width, width)))
-        self.flat = nn.Parameter(torch.randn(2 * width).view(2, width))
-        self.register_buffer("steps", torch.arange(width).float())
-        self.register_buffer("scratch", torch.rand(width), persistent=False)
-        with torch.no_grad():
-            self.down.weight[:3].zero_()
-            self.up.bias.copy_(self.up.bias * 2)
-
-
-class Model(nn.Module):
-    """A head tied to an embedding, and a frozen block."""
-
-    def __init__(self, width=7):
-        super().__init__()
-        self.emb = nn.Embedding(11, width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(2))
-        self.head = nn.Linear(width, 11, bias=False)
-        self.head.weight = self.emb.weight
-        self.blocks[1].requires_grad_(False)
-
-
-def built():
-    with deferred_init():
-        return Model()
-
-
-def named(model):
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-@pytest.fixture(scope="module")
-def whole():
-    return named(materialize(built(), seed=5))
-
-
-def by_rows(model, mesh):
-    for block in model.blocks:
-        fsdp.fully_shard(block, mesh=mesh)
-    fsdp.fully_shard(model, mesh=mesh)
-
-
-def by_tensors(model, mesh):
-    plan = {"up": parallel.ColwiseParallel(), "down": parallel.RowwiseParallel()}
-    for block in model.blocks:
-        parallel.parallelize_module(block, mesh, plan)
-
-
-def all_of_it(model, mesh):
-    distributed.distribute_module(model, mesh)
-
-
-def check(model, whole, lean=True):
-    """Every tensor, and every box of a DTensor, is what the whole has; and, if `lean`, nothing has more memory."""
-    assert named(model).keys() - {"head.weight"} == whole.keys()  # distribute_module and the like sever ties
-    cut = 0
-    whole = {**whole, "head.weight": whole["emb.weight"]} if "emb.weight" in whole else whole
-    for name, got in named(model).items():
-        want = whole[name].detach()
-        assert (got.shape, got.dtype, got.requires_grad) == (want.shape, want.dtype, whole[name].requires_grad), name
-        if not isinstance(got, DTensor):
-            assert torch.equal(got, want), name
-            continue
-        local = got.to_local().detach()
-        layout = got.device_mesh, tuple(got.placements)
-        for each in mesh_boxes(layout, tuple(got.shape), local=tuple(local.shape)):
-            assert torch.equal(each.place.of(local), each.box.of(want)), name
-        assert not lean or local.untyped_storage().nbytes() == local.numel() * local.itemsize, name
-        cut += 1
-    return cut
 
 
 @pytest.mark.parametrize("rank", range(3))

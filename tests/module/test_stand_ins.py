@@ -6,14 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.module.test_meshes import DTensor, built, by_rows, check, distributed, mesh_of, named
+from tests.fake_mesh import new_mesh_of as mesh_of
+from tests.module.sharding import DTensor, built, by_rows, check, distributed
 from tritonparam import deferred_init, materialize
 from tritonparam.tensor import mesh_boxes
-
-
-@pytest.fixture(scope="module", name="whole")
-def _whole():
-    return named(materialize(built(), seed=5))
 
 
 @pytest.mark.parametrize("write", ["state dict", "data", "to_local", "itself"])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from tritonparam._arguments import shown
+from tritonparam._arguments import few, shown
 from tritonparam.checkpoint.errors import CheckpointError
 from tritonparam.checkpoint.files import INDEX_NAME, WHOLE_NAME
 from tritonparam.checkpoint.json_files import read_json_object
@@ -171,6 +171,5 @@ def _base(path: Path) -> str:
     return _NUMBERED.sub("", path.name.removesuffix(".safetensors"))
 
 
-def _names(paths: Sequence[Path], limit: int = 5) -> str:
-    more = f" and {len(paths) - limit} more" if len(paths) > limit else ""
-    return ", ".join(each.name[:100] for each in paths[:limit]) + more
+def _names(paths: Sequence[Path]) -> str:
+    return few([each.name[:100] for each in paths], 5)

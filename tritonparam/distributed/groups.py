@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tritonparam._arguments import got
+from tritonparam._arguments import few, got
 from tritonparam._processes import DEADLINE, Processes
 
 Result = TypeVar("Result")
@@ -129,9 +129,8 @@ def check_alike(ranks: Sequence[int], facts: Sequence[str], about: str) -> None:
     """
     others = [rank for rank, each in zip(ranks, facts, strict=True) if each != facts[0]]
     if others:
-        named = ", ".join(map(str, others[:8])) + (f" and {len(others) - 8} more" if len(others) > 8 else "")
         raise ValueError(
-            f"all processes must have the same {about}, and rank{'s' if len(others) > 1 else ''} {named} "
+            f"all processes must have the same {about}, and rank{'s' if len(others) > 1 else ''} {few(others, 8)} "
             f"ha{'ve' if len(others) > 1 else 's'} others than rank {ranks[0]}"
         )
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from tritonparam._arguments import shown
+from tritonparam._arguments import few, shown
 from tritonparam._processes import Processes
 from tritonparam.module.declaration import Declaration
 from tritonparam.module.tape import Drawn, GeneratorState, Node, Read, Version, slice_of
@@ -88,11 +88,10 @@ def _check_one(about: str, by_rank: Mapping[int, str], *, tells: bool = True) ->
     others = [rank for rank, fact in by_rank.items() if fact != by_rank[first]]
     if not others:
         return
-    named = ", ".join(map(str, others[:_TOLD])) + (f" and {len(others) - _TOLD} more" if len(others) > _TOLD else "")
     many = "s" if len(others) > 1 else ""
     how = f": {by_rank[others[0]]}, and {by_rank[first]}" if tells else ", other"
     raise ValueError(
-        f"processes that materialize one model must agree, and process{'es' if many else ''} {named} "
+        f"processes that materialize one model must agree, and process{'es' if many else ''} {few(others, _TOLD)} "
         f"differ{'' if many else 's'} in {about}{how} {'in' if tells else 'than in'} process {first}; nothing was made"
     )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -87,11 +87,10 @@ def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor
         with block.paused() if block is not None and is_dtensor(tensor) else contextlib.nullcontext():
             return fn(tensor)
 
-    with _enter():
-        modules = list(self.modules()) if recurse else [self]
+    modules = list(self.modules()) if recurse else [self]
+    with _left_blank(modules), _enter():  # a cast of memory without values is no value
         with torch._C.DisableTorchFunction():  # which would show deferred tensors as what they stand for
             before = [(own, name, each.detach()) for own, name, each in _own_tensors(modules) if History.of(each)]
-            blank = [(own, name) for own, name, each in replaced(modules) if awaits_values(each)]
         result = _apply(self, recorded, recurse)  # type: ignore[no-untyped-call]
         with torch.no_grad(), torch._C.DisableTorchFunction():
             for own, name, old in before:
@@ -99,8 +98,6 @@ def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor
                 # to_empty gives memory without values; here they are still to be had.
                 if history is not None and history.head is None and own[name].shape == old.shape:
                     own[name].data.copy_(old)
-    for own, name in blank:  # a cast of memory without values is no value
-        mark_blank(own[name])
     for module in modules:
         note_tensors(module)
     watch_modules(modules)
@@ -110,14 +107,22 @@ def _apply_kept(self: torch.nn.Module, fn: Callable[[torch.Tensor], torch.Tensor
 @functools.wraps(_to_empty)
 def _to_empty_kept(self: torch.nn.Module, *, device: Any, recurse: bool = True) -> Any:
     modules = list(self.modules()) if recurse else [self]
-    before = [(own, name) for own, name, tensor in replaced(modules) if awaits_values(tensor)]
-    refuse_fsdp1(self, [name for _, name in before])
-    result = _to_empty(self, device=device, recurse=recurse)
-    for own, name in before:
-        mark_blank(own[name])
-    if before:
+    with _left_blank(modules) as blank:
+        refuse_fsdp1(self, blank)
+        result = _to_empty(self, device=device, recurse=recurse)
+    if blank:
         _watch_casts_of_shards()
     return result
+
+
+@contextlib.contextmanager
+def _left_blank(modules: Iterable[torch.nn.Module]) -> Iterator[list[str]]:
+    """What stands without values in the place of deferred tensors has none after the block either; gives its names."""
+    with torch._C.DisableTorchFunction():
+        before = [(own, name) for own, name, tensor in replaced(modules) if awaits_values(tensor)]
+    yield [name for _, name in before]
+    for own, name in before:
+        mark_blank(own[name])
 
 
 def _watch_casts_of_shards() -> None:
@@ -130,11 +135,8 @@ def _watch_casts_of_shards() -> None:
 
     @functools.wraps(finish)
     def finished(self: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
-        blank = [(own, name) for own, name, each in replaced(self.modules()) if awaits_values(each)]
-        result = finish(self, *arguments, **options)
-        for own, name in blank:
-            mark_blank(own[name])
-        return result
+        with _left_blank(self.modules()):
+            return finish(self, *arguments, **options)
 
     kind._apply = finished
 
