@@ -115,3 +115,20 @@ def test_another_shape_than_what_was_replaced_is_refused():
     model.weight = nn.Parameter(torch.empty(4, 5, device="meta"))
     with pytest.raises(ValueError, match=r"other shapes.*weight \(\(4, 5\), and not \(4, 4\)\)"):
         materialize(model)
+
+
+def test_a_dtensor_that_the_constructor_made_under_a_name_of_its_own_is_refused_as_what_it_is():
+    """It stands in the place of nothing; and it was made inside the block, which no error may deny."""
+
+    def constructor():
+        model = nn.Linear(4, 4)
+        own = distributed.distribute_tensor(torch.randn(8, 6), mesh, [distributed.Shard(0)], src_data_rank=None)
+        model.own = nn.Parameter(own)
+        return model
+
+    with mesh_of([2]) as mesh:
+        with deferred_init():
+            model = constructor()
+        with pytest.raises(ValueError, match=r"wrap deferred ones.*: own \(DTensor\); take them out of the module"):
+            materialize(model)
+        assert model.weight.is_meta

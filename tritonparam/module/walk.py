@@ -91,10 +91,11 @@ def walk(
                     collected.add(spot, declared, History.of(declared), is_there=False)
                     continue
                 is_meta = plain.is_meta
-                if is_meta and kind != "attribute":
-                    lost.append(name)
-                elif any(map(History.of if kind == "attribute" else attrgetter("is_meta"), tensors_within(plain))):
+                known = History.of if is_meta or kind == "attribute" else attrgetter("is_meta")
+                if any(map(known, tensors_within(plain))):
                     wrapping.append(f"{name} ({type(plain).__name__})")
+                elif is_meta and kind != "attribute":
+                    lost.append(name)
                 if is_meta or lazy or kind == "attribute":
                     continue
             collected.add(spot, plain, history)
