@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that only a CUDA host can say, in at most 12 minutes; installs nothing.
 #
-#     tools/measure_on_cuda.sh FOLDER            the tests, then the bench: construction, transposes, clones, fills, boxes
+#     tools/measure_on_cuda.sh FOLDER            the tests, then the bench: construction, transposes, clones, fills, boxes,
+#                                            fingerprints
 #     tools/measure_on_cuda.sh FOLDER --dry-run  only print the commands
 #
 # FOLDER gets a log of each step and the rows, which stand in bench/results too. A step that fails or takes too long
@@ -57,12 +58,13 @@ if "$PYTHON" -c 'import xdist' 2> /dev/null; then
     workers="-n $((cores > 3 ? cores - 2 : 1))"
 fi
 step tests 330 make test-gpu "PYTHON=$PYTHON" "ARGS=$workers${TESTS:+ $TESTS}"
-bench construction 130 construction
-bench transposes 50 transposes
-bench clones 50 clone
-bench fills 70 "one tensor of 1024 MiB"
-bench shards 45 "column shard"
-bench channels 45 channels_last
+bench construction 120 construction
+bench transposes 45 transposes
+bench clones 45 clone
+bench fills 60 "one tensor of 1024 MiB"
+bench shards 40 "column shard"
+bench channels 40 channels_last
+bench fingerprints 40 "fingerprint, float32, GPT-2"
 
 if [[ ! $dry ]]; then
     echo "== summary, after $SECONDS s; logs and rows in $out"

@@ -16,10 +16,11 @@ import pytest
 from bench.cases import cases
 from bench.construction import construction_cases
 from bench.copies import copy_cases
+from bench.fingerprints import fingerprint_cases
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "measure_on_cuda.sh"
-BENCHES = ["construction", "transposes", "clones", "fills", "shards", "channels"]
+BENCHES = ["construction", "transposes", "clones", "fills", "shards", "channels", "fingerprints"]
 
 pytestmark = pytest.mark.skipif(
     any(shutil.which(name) is None for name in ("bash", "make", "timeout", "realpath")), reason="needs a shell's tools"
@@ -80,14 +81,15 @@ def test_tests_run_side_by_side_where_they_can(tmp_path: Path, has_xdist: bool) 
 def test_every_step_of_the_bench_selects_what_it_says(tmp_path: Path) -> None:
     """The texts of --only are in the cases of a CUDA device; of fills, all ops of one tensor and no model."""
     texts = {name: command[-1] for name, (_, command) in steps(measure(tmp_path, "--dry-run").stdout).items()}
-    known = [*cases("cuda"), *copy_cases("cuda")]
+    known = [*cases("cuda"), *copy_cases("cuda"), *fingerprint_cases("cuda")]
     selected = {name: [case for case in known if texts[name] in str(case)] for name in BENCHES}
     assert {name: {case.op for case in found} for name, found in selected.items() if name != "construction"} == {
         "transposes": {"transposes"},
         "clones": {"clone"},
-        "fills": {"ones", "uniform", "normal", "truncated_normal"},
+        "fills": {"ones", "uniform", "normal", "truncated_normal", "fingerprint"},
         "shards": {"uniform", "normal"},
         "channels": {"uniform", "normal"},
+        "fingerprints": {"fingerprint"},
     }
     assert {name: {case.layout for case in selected[name]} for name in ("fills", "shards", "channels")} == {
         "fills": {"whole"},
@@ -106,7 +108,10 @@ def test_all_steps_are_run_and_a_failure_is_said(tmp_path: Path) -> None:
     asked = (tmp_path / "asked").read_text().splitlines()
     assert [line for line in asked if line.startswith("-m bench")] == [
         f"-m bench --device cuda --commit abc --only {text}"
-        for text in ("construction", "transposes", "clone", "one tensor of 1024 MiB", "column shard", "channels_last")
+        for text in (
+            *("construction", "transposes", "clone", "one tensor of 1024 MiB", "column shard", "channels_last"),
+            "fingerprint, float32, GPT-2",
+        )
     ]
     assert any(line.startswith("-m pytest") for line in asked)
     assert sorted(path.name for path in out.glob("*.log")) == sorted(f"{name}.log" for name in ["tests", *BENCHES])
