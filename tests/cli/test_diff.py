@@ -137,6 +137,24 @@ def test_numbers_of_every_kind(
     assert row["largest"] == ("inf" if largest == math.inf else found.values.largest)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "largest"),
+    [
+        (torch.tensor([2**53, 4]), torch.tensor([2**53 + 1, 4]), 1.0),
+        (torch.tensor([-(2**63), 4]), torch.tensor([2**63 - 1, 4]), 2.0**64),
+        (torch.tensor([0, 2**64 - 1], dtype=torch.uint64), torch.tensor([2, 2**64 - 2], dtype=torch.uint64), 2.0),
+    ],
+)
+def test_integers_that_a_float_has_not_are_apart(
+    one: torch.Tensor, other: torch.Tensor, largest: float, tmp_path: Path
+) -> None:
+    for name, tensor in (("one", one), ("other", other)):
+        save({"n": tensor}, tmp_path / name)
+    (found,) = differences(tmp_path / "one", tmp_path / "other")
+    assert found.values is not None
+    assert found.values.largest == largest
+
+
 def test_the_sign_of_a_zero_is_a_difference_of_no_size(tmp_path: Path) -> None:
     save({"z": torch.zeros(3)}, tmp_path / "one.safetensors")
     save({"z": torch.tensor([0.0, 0.0, -0.0])}, tmp_path / "other.safetensors")

@@ -40,6 +40,7 @@ class Assembly(PartialFolder):
         Args:
             identity: What all processes of one save have in common.
             fresh: Whether all that is there is of an earlier one.
+            joining: Whether another process has begun it for sure, so that nothing is left of an earlier one.
 
         Raises:
             UsageError: Other work is unfinished here, or another process is at this process's part.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import typer
 
@@ -274,6 +275,10 @@ def _bits(element: torch.Tensor) -> str:
 
 def _largest(one: torch.Tensor, other: torch.Tensor) -> float:
     """The largest absolute difference of two numbers; minus infinity where there are none."""
+    if not one.is_floating_point() and not one.is_complex() and one.dtype.itemsize == 8:  # float64 has not all of them
+        left, right = one.numpy(), other.numpy()
+        low, high = (each.view(np.uint64) for each in (np.minimum(left, right), np.maximum(left, right)))
+        return float((high - low).max())  # as unsigned, it does not overflow
     if dtype_name(one.dtype).endswith("_x2"):  # two numbers an element
         return -math.inf
     wide = torch.complex128 if one.is_complex() else torch.float64

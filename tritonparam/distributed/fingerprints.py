@@ -229,7 +229,8 @@ def _own_sums(slots: list[Slot], groups: Groups, backend: str | None) -> NDArray
 def _meshes_of(slots: list[Slot]) -> tuple[list[list[int]], list[int]]:
     """The processes of each mesh on which tensors are, and the number of the mesh of each tensor; -1 for none."""
     numbers: dict[tuple[int, ...], int] = {}
-    ranks = {id(slot.mesh): tuple(sorted(slot.mesh.mesh.flatten().tolist())) for slot in slots if slot.mesh is not None}
+    meshes = {id(slot.mesh): slot.mesh for slot in slots if slot.mesh is not None}
+    ranks = {number: tuple(sorted(mesh.mesh.flatten().tolist())) for number, mesh in meshes.items()}
     of = [-1 if slot.mesh is None else numbers.setdefault(ranks[id(slot.mesh)], len(numbers)) for slot in slots]
     return list(map(list, numbers)), of
 
@@ -246,12 +247,15 @@ def _boxes_of(slots: list[Slot]) -> dict[int, list[tuple[tuple[int, ...], tuple[
 
 def _check_apart(told: list[Any], slots: list[Slot]) -> None:
     """Refuse boxes of which two processes hold an element; torch sees to those of meshes, `_finished` to the number."""
-    for number, slot in enumerate(slots):
-        boxes = [Box(*map(tuple, box)) for each in told for box in each[3].get(str(number), ())]
+    held: dict[int, list[Box]] = {}
+    for _, _, _, cut in told:
+        for number, found in cut.items():
+            held.setdefault(int(number), []).extend(Box(*map(tuple, box)) for box in found)
+    for at, boxes in held.items():
         pair = meeting_pair(boxes)
         if pair is not None:
             raise ValueError(
-                f"target must be held in whole, each element once: of {shown(slot.name)}, {boxes[pair[0]]} and "
+                f"target must be held in whole, each element once: of {shown(slots[at].name)}, {boxes[pair[0]]} and "
                 f"{boxes[pair[1]]} have elements in common"
             )
 

@@ -40,7 +40,8 @@ class Groups:
         """
         if group is not None:
             return cls.in_group(group)
-        ranks = {id(mesh): (frozenset(mesh.mesh.flatten().tolist()), mesh) for mesh in meshes}
+        distinct = {id(mesh): mesh for mesh in meshes}
+        ranks = {number: (frozenset(mesh.mesh.flatten().tolist()), mesh) for number, mesh in distinct.items()}
         largest, mesh = max(ranks.values(), key=lambda each: len(each[0]), default=(frozenset[int](), None))
         if len(largest) <= 1:
             return cls()

@@ -42,8 +42,10 @@ def agreed(processes: Processes, prepare: Callable[[], Result], facts: Callable[
             results.append(prepare())
             return zlib.compress(json.dumps(facts(results[0])).encode())
 
-    told = [json.loads(zlib.decompress(each)) for each in processes.exchange(offer, _WHAT)]
-    check_agreed([each[0] for each in told], [each[1] for each in told])
+    messages = processes.exchange(offer, _WHAT)
+    told = {each: json.loads(zlib.decompress(each)) for each in dict.fromkeys(messages)}
+    if len(told) > 1:
+        check_agreed([told[each][0] for each in messages], [told[each][1] for each in messages])
     return results[0]
 
 
@@ -67,7 +69,7 @@ def check_agreed(seeds: Sequence[int], facts: Sequence[Mapping[str, Sequence[str
             for one that stays deferred.
 
     Raises:
-        ValueError: As for `agree`.
+        ValueError: As for `agreed`.
     """
     _check_one("the seed", dict(enumerate(map(str, seeds))))
     held: dict[str, dict[int, Sequence[str] | None]] = {}
