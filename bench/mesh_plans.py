@@ -25,6 +25,7 @@ from bench.options import parsed, parser_of
 from bench.rows import ROOT, Environment, environment, write_table
 from tritonparam.cli.init import model_of
 from tritonparam.distributed import MeshPlan, plan_mesh
+from tritonparam.distributed.rank_plan import GOES
 
 LARGEST = ROOT / "examples" / "llama-3.1-405b.json"
 LAYERS = 126
@@ -102,7 +103,7 @@ def measure(where: Environment, folder: Path, rounds: int, quick: bool = False) 
         about = asdict(where) | {"layers": layers, "tensors": len(plan.layouts), "ranks": ranks, "rounds": rounds}
         found = cpu_seconds(lambda model=model, mesh=mesh: plan_mesh(model, mesh), rounds)  # type: ignore[misc]
         yield Row(**about, job=PLAN, least_s=min(found), median_s=median(found), peak_bytes=0)
-        found = [each / 3 for each in cpu_seconds(plan.build, rounds)]  # which builds three times over
+        found = [each / GOES for each in cpu_seconds(plan.build, rounds)]  # which builds as often
         yield Row(**about, job=RANK, least_s=min(found), median_s=median(found), peak_bytes=0)
         if (layers, ranks) == ((LAYERS, 1024) if not quick else (2, 16)):
             text = f"dp_shard={ranks // TP},tp={TP}"

@@ -182,10 +182,7 @@ def write_table(path: Path, rows: Sequence[Environment]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(rows[0])], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(
-            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in asdict(row).items()}
-            for row in rows
-        )
+        writer.writerows({key: _shown(value) for key, value in asdict(row).items()} for row in rows)
 
 
 def _shown(value: object) -> str:

@@ -100,20 +100,16 @@ class Processes:
         Raises:
             ValueError: This process is not among them.
         """
-        distributed = torch.distributed
-        if list(ranks) == list(range(distributed.get_world_size())):
-            return cls.of(None, deadline)
+        distributed, members = torch.distributed, tuple(ranks)
         rank = distributed.get_rank()
-        if rank not in ranks:
-            raise ValueError(f"ranks must have this process among them, {rank}, got {shown(list(ranks))}")
-        sessions = _sessions_among.setdefault(distributed.group.WORLD, {})
-        if tuple(ranks) not in sessions:
-            store = distributed.distributed_c10d._get_default_store()
-            named = distributed.distributed_c10d.PrefixStore(
-                f"tritonparam-{hashlib.sha256(repr(tuple(ranks)).encode()).hexdigest()}", store
-            )
-            sessions[tuple(ranks)] = Session(named, ranks.index(rank), len(ranks))
-        return cls(ranks.index(rank), len(ranks), deadline, sessions[tuple(ranks)])
+        if rank not in members:
+            raise ValueError(f"ranks must have this process among them, {rank}, got {shown(list(members))}")
+        place, sessions = members.index(rank), _sessions_among.setdefault(distributed.group.WORLD, {})
+        if members not in sessions:
+            prefix = f"tritonparam-{hashlib.sha256(repr(members).encode()).hexdigest()}"
+            c10d = distributed.distributed_c10d
+            sessions[members] = Session(c10d.PrefixStore(prefix, c10d._get_default_store()), place, len(members))
+        return cls(place, len(members), deadline, sessions[members])
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str], deadline: float = DEADLINE) -> Processes:

@@ -258,9 +258,9 @@ def _outgoing(slot: Slot, name: str, cast: torch.dtype | None) -> _Boxes:
         check_memory("target", local)
     except ValueError as error:
         raise ValueError(f"{briefly(slot.name)} cannot be saved: {error}") from None
-    parts = [(slot.box, local)] if slot.parts is None else slot.parts
+    pieces = slot.pieces()
     return _Boxes(
-        name, dtype, [Outgoing(name, dtype, box, slot.shape, partial(_same, values)) for box, values in parts]
+        name, dtype, [Outgoing(name, dtype, box, slot.shape, partial(_same, values)) for box, values in pieces]
     )
 
 

@@ -145,6 +145,25 @@ class Checkpoint:
                 )
             tensor.shape = shape
 
+    def check_readable(self) -> None:
+        """Refuse a checkpoint that holds a tensor which torch cannot have.
+
+        Raises:
+            CheckpointError: There is one; the error names it, and why.
+        """
+        for name, reason in self.unreadable.items():
+            raise CheckpointError(f"{self.path}: {shown(name)} cannot be read: {reason}")
+
+    def check_whole(self, tensor: StoredTensor) -> None:
+        """Refuse a tensor of which not every element is stored.
+
+        Raises:
+            CheckpointError: Some are not; the error names a box of them.
+        """
+        missing = tensor.uncovered(whole_box(tensor.shape))
+        if missing is not None:
+            raise CheckpointError(f"{self.path}: no file has {missing} of {shown(tensor.name)}")
+
     def view(self, tensor: StoredTensor, saved: SavedBox, box: Box) -> torch.Tensor:
         """The elements of `tensor` in `box`, as `saved` has them: a view of the mapped file, only for reading.
 

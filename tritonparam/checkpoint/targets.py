@@ -73,6 +73,12 @@ class Slot:
         """The boxes of the whole that are held here, or will be."""
         return [self.box] if self.parts is None else [box for box, _ in self.parts]
 
+    def pieces(self) -> list[tuple[Box, torch.Tensor]]:
+        """The boxes that are held here, with their values; none where there are none yet."""
+        if self.parts is not None:
+            return self.parts
+        return [] if self.values is None else [(self.box, self.values)]
+
     @property
     def numel(self) -> int:
         """How many elements are held here, or will be."""

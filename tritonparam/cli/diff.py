@@ -14,20 +14,17 @@ import numpy as np
 import torch
 import typer
 
-from tritonparam._arguments import shown
 from tritonparam.checkpoint import (
     RECORD_NAME,
     Checkpoint,
-    CheckpointError,
     ProgressBar,
-    StoredTensor,
     UsageError,
     dtype_name,
     whole_box,
 )
 from tritonparam.cli.record import RECORD_KEY, parse_record, read_json
 from tritonparam.distributed import digest_of_stored
-from tritonparam.plan import Box, cut_boxes
+from tritonparam.plan import Box, box_of_box, cut_boxes
 from tritonparam.stream import SIGNED_BY_WIDTH
 
 _PIECE = 1 << 20  # elements that are compared at a time
@@ -135,8 +132,7 @@ class Side:
         if not path.exists():
             raise UsageError(f"{path} does not exist")
         self.stored = Checkpoint(path)
-        for name, reason in self.stored.unreadable.items():
-            raise CheckpointError(f"{path}: {shown(name)} cannot be read: {reason}")
+        self.stored.check_readable()
         self.facts = {name: (each.dtype, each.shape) for name, each in self.stored.tensors.items()}
 
     def fingerprint(self, name: str, bar: ProgressBar) -> str:
@@ -210,19 +206,12 @@ class _Pair:
         """Boxes that together are the tensor, with the values of both."""
         first, second = self.one.tensors[self.name], self.other.tensors[self.name]
         for checkpoint, tensor in ((self.one, first), (self.other, second)):
-            _check_whole(checkpoint, tensor)
+            checkpoint.check_whole(tensor)
         for saved, part in first.parts(whole_box(first.shape)):
             for saved_too, both in second.parts(part):
                 left, right = self.one.view(first, saved, both), self.other.view(second, saved_too, both)
                 for piece in cut_boxes(both.sizes, _PIECE):
-                    offsets = tuple(own + further for own, further in zip(both.offsets, piece.offsets, strict=True))
-                    yield Box(offsets, piece.sizes), piece.of(left), piece.of(right)
-
-
-def _check_whole(checkpoint: Checkpoint, tensor: StoredTensor) -> None:
-    missing = tensor.uncovered(whole_box(tensor.shape))
-    if missing is not None:
-        raise CheckpointError(f"{checkpoint.path}: no file has {missing} of {shown(tensor.name)}")
+                    yield box_of_box(both, piece), piece.of(left), piece.of(right)
 
 
 def _compared(pair: _Pair, bar: ProgressBar) -> Values | None:
@@ -234,7 +223,7 @@ def _compared(pair: _Pair, bar: ProgressBar) -> Values | None:
         unlike = _unlike(one, other)
         if unlike is not None:
             count += int(unlike.sum())
-            at = _first(unlike)
+            at = tuple(map(int, np.unravel_index(int(unlike.reshape(-1).to(torch.int8).argmax()), tuple(unlike.shape))))
             place = tuple(own + further for own, further in zip(box.offsets, at, strict=True))
             if first is None or place < first[0]:
                 first = place, (_bits(one[at]), _bits(other[at]))
@@ -254,15 +243,6 @@ def _unlike(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
     word = SIGNED_BY_WIDTH[one.element_size()]
     left, right = one.view(word), other.view(word)
     return None if torch.equal(left, right) else left != right
-
-
-def _first(unlike: torch.Tensor) -> tuple[int, ...]:
-    """The index of the first that is set."""
-    rest, at = int(unlike.reshape(-1).to(torch.int8).argmax()), []
-    for size in reversed(unlike.shape):
-        at.append(rest % size)
-        rest //= size
-    return tuple(reversed(at))
 
 
 def _bits(element: torch.Tensor) -> str:

@@ -7,8 +7,8 @@ every rank of a mesh would hold and make, before there is one.
 
 from __future__ import annotations
 
-from tritonparam.distributed.fingerprints import Fingerprint, digest_of_stored, dtype_text, fingerprint
-from tritonparam.distributed.mesh_plan import Family, MeshPlan, Surplus, plan_mesh
+from tritonparam.distributed.fingerprints import Fingerprint, digest_of_stored, fingerprint
+from tritonparam.distributed.mesh_plan import Family, MeshPlan, Surplus, family_name, plan_mesh
 from tritonparam.distributed.mesh_shape import DIMENSIONS, MeshShape
 from tritonparam.distributed.pipeline import Stages
 from tritonparam.distributed.rank_plan import RankBuild, RankTensor
@@ -31,7 +31,7 @@ __all__ = [
     "Surplus",
     "check_replicas",
     "digest_of_stored",
-    "dtype_text",
+    "family_name",
     "fingerprint",
     "plan_mesh",
 ]

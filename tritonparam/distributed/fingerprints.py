@@ -18,20 +18,20 @@ from tritonparam._arguments import got, shown
 from tritonparam._processes import DEADLINE, check_deadline
 from tritonparam.checkpoint import (
     Checkpoint,
-    CheckpointError,
     ProgressBar,
     Slot,
     StoredTensor,
     Target,
     as_path,
     check_progress,
+    dtype_name,
     listed,
     slots_of,
     whole_box,
 )
 from tritonparam.distributed.groups import Groups, check_alike
 from tritonparam.module import recording_paused
-from tritonparam.plan import Box, Sum, cut_boxes, meeting_pair, sums
+from tritonparam.plan import Box, Sum, box_of_box, cut_boxes, meeting_pair, sums
 from tritonparam.stream import fingerprint_digest, fingerprint_key, fingerprint_total
 from tritonparam.tensor import REALIZING
 
@@ -158,19 +158,9 @@ def fingerprint(
         return Fingerprint.of(dict(map(_finished, slots, groups.add(found[0]))))
 
 
-def dtype_text(dtype: torch.dtype) -> str:
-    """What a fingerprint calls a dtype, as torch does.
-
-    Examples:
-        >>> dtype_text(torch.bfloat16)
-        'bfloat16'
-    """
-    return str(dtype).removeprefix("torch.")
-
-
 def facts_of(slots: Iterable[Slot]) -> str:
     """A hash of the names, dtypes and shapes of tensors, by which processes compare them."""
-    facts = repr([(slot.name, dtype_text(slot.dtype), slot.shape) for slot in slots])
+    facts = repr([(slot.name, dtype_name(slot.dtype), slot.shape) for slot in slots])
     return hashlib.blake2b(facts.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
@@ -196,7 +186,7 @@ def sums_of(slots: Sequence[Slot], backend: str | None) -> NDArray[np.uint64]:
     for number, slot in enumerate(slots):
         if slot.values is None:
             continue
-        for box, values in slot.parts if slot.parts is not None else [(slot.box, slot.values)]:
+        for box, values in slot.pieces():
             try:
                 operations.append(Sum(values, fingerprint_key(slot.name), slot.shape, box.offsets))
             except (TypeError, ValueError) as error:
@@ -284,14 +274,13 @@ def _finished(slot: Slot, sums: list[int]) -> tuple[str, str]:
             f"processes hold {count} elements"
         )
     own = first % 2**64, second % 2**64
-    return slot.name, fingerprint_digest(slot.name, dtype_text(slot.dtype), slot.shape, own)
+    return slot.name, fingerprint_digest(slot.name, dtype_name(slot.dtype), slot.shape, own)
 
 
 def _of_checkpoint(path: str | os.PathLike[str], backend: str | None, progress: bool | None) -> Fingerprint:
     stored = Checkpoint(as_path(path))
     try:
-        for name, reason in stored.unreadable.items():
-            raise CheckpointError(f"{stored.path}: {shown(name)} cannot be read: {reason}")
+        stored.check_readable()
         nbytes = sum(math.prod(each.shape) * each.dtype.itemsize for each in stored.tensors.values())
         with ProgressBar.of("reading", nbytes, progress) as bar:
             found = {name: digest_of_stored(stored, each, backend, bar) for name, each in stored.tensors.items()}
@@ -311,16 +300,13 @@ def digest_of_stored(stored: Checkpoint, tensor: StoredTensor, backend: str | No
         (own,) = sums([each], backend)
         first, second = (first + int(own[0])) % 2**64, (second + int(own[1])) % 2**64
         bar.advance(each.source.nbytes)
-    return fingerprint_digest(tensor.name, dtype_text(tensor.dtype), tensor.shape, (first, second))
+    return fingerprint_digest(tensor.name, dtype_name(tensor.dtype), tensor.shape, (first, second))
 
 
 def _pieces(stored: Checkpoint, tensor: StoredTensor) -> Iterator[Sum]:
     whole, key = whole_box(tensor.shape), fingerprint_key(tensor.name)
-    missing = tensor.uncovered(whole)
-    if missing is not None:
-        raise CheckpointError(f"{stored.path}: no file has {missing} of {shown(tensor.name)}")
+    stored.check_whole(tensor)
     for saved, box in tensor.parts(whole):
         values = stored.view(tensor, saved, box)
         for piece in cut_boxes(box.sizes, _BATCH // tensor.dtype.itemsize):
-            offsets = [own + further for own, further in zip(box.offsets, piece.offsets, strict=True)]
-            yield Sum(piece.of(values), key, tensor.shape, offsets)
+            yield Sum(piece.of(values), key, tensor.shape, box_of_box(box, piece).offsets)

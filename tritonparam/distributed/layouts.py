@@ -54,8 +54,8 @@ class Layout:
 
     def runs(self, mesh: MeshShape, at: dict[str, int]) -> list[Runs]:
         """The indices that a rank of its stages has along each dimension."""
-        shard = at["dp_shard"] * mesh.cp + at["cp"]
-        return cut_runs(self.declaration.shape, self.cuts, (mesh.tp, mesh.shards), (at["tp"], shard))
+        places = at["tp"], mesh.shard_of(at)
+        return cut_runs(self.declaration.shape, self.cuts, (mesh.tp, mesh.shards), places)
 
     @property
     def is_given(self) -> bool:

@@ -26,6 +26,16 @@ from tritonparam.module import declarations
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
+def family_name(name: str) -> str:
+    """The name of a tensor with * for each number between dots.
+
+    Examples:
+        >>> family_name("transformer.h.11.mlp.c_fc.weight")
+        'transformer.h.*.mlp.c_fc.weight'
+    """
+    return _NUMBER.sub("*", name)
+
+
 @dataclass(frozen=True, eq=False)
 class Family:
     """Tensors of one shape and layout whose names differ only in numbers.
@@ -163,14 +173,15 @@ class MeshPlan:
         more, less = (self.mesh.coordinate(each) for each in ranks)
         found = []
         for family in self.families:
-            nbytes = self._held(family, more) - self._held(family, less)
+            nbytes = self.held(family, more) - self.held(family, less)
             if nbytes > 0:
                 found.append(Surplus(family, nbytes, self._reason(family, *ranks)))
         return sorted(found, key=lambda each: -each.nbytes)
 
-    def _held(self, family: Family, at: dict[str, int]) -> int:
+    def held(self, family: Family, at: Mapping[str, int]) -> int:
+        """The bytes of a family that a rank holds, from where it is along each dimension of the mesh."""
         nbytes = np.broadcast_to(family.load.nbytes, (self.mesh.tp, self.mesh.shards))
-        return int(nbytes[at["tp"], at["dp_shard"] * self.mesh.cp + at["cp"]] * family.stages[at["pp"]])
+        return int(nbytes[at["tp"], self.mesh.shard_of(at)] * family.stages[at["pp"]])
 
     def _reason(self, family: Family, more: int, less: int) -> str:
         both = [self.mesh.coordinate(rank) for rank in (more, less)]
@@ -249,7 +260,7 @@ def plan_mesh(
 def _families(layouts: Sequence[Layout], mesh: MeshShape) -> tuple[Family, ...]:
     groups: dict[tuple[Any, ...], list[Layout]] = {}
     for layout in layouts:
-        name = _NUMBER.sub("*", layout.declaration.name)
+        name = family_name(layout.declaration.name)
         groups.setdefault((name, load_key(layout)), []).append(layout)
     loads: dict[tuple[Any, ...], Load] = {}
     found = []

@@ -119,6 +119,10 @@ class MeshShape:
         """The size of each dimension, outermost first."""
         return {name: getattr(self, name) for name in DIMENSIONS}
 
+    def shard_of(self, at: Mapping[str, int]) -> int:
+        """Which of `shards` a rank has, from where it is along each dimension."""
+        return at["dp_shard"] * self.cp + at["cp"]
+
     def coordinate(self, rank: int) -> dict[str, int]:
         """Where a rank is along each dimension.
 

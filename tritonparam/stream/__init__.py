@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from tritonparam._lazy import lazily
 from tritonparam.stream.constant import SIGNED_BY_WIDTH, constant_bits, constant_tensor
 from tritonparam.stream.fingerprint import (
-    FINGERPRINT_VERSION,
     fingerprint_digest,
     fingerprint_key,
     fingerprint_total,
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from tritonparam.stream.lowering import lower_normal, lower_truncated_normal, lower_uniform
 
 __all__ = [
-    "FINGERPRINT_VERSION",
     "LAWS",
     "SIGNED_BY_WIDTH",
     "STREAM_VERSION",

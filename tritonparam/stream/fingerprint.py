@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from tritonparam._arguments import got, shown
 from tritonparam.stream.key import text_of
 
-FINGERPRINT_VERSION = 1
 _KEY = b"tparam.fp1.key"  # BLAKE2b's person: of keys, and of digests
 _DIGEST = b"tparam.fp1.sum"
 _WORD = 2**64

@@ -16,10 +16,10 @@ from types import TracebackType
 
 import torch
 
+from tritonparam.checkpoint import dtype_name
 from tritonparam.cli.init.job import Job
 from tritonparam.cli.init.pieces import Part, Shard, Source, pieces_of
 from tritonparam.cli.record import Entry
-from tritonparam.distributed import dtype_text
 from tritonparam.plan import Box, Sum, ask_for_huge_pages, sums
 from tritonparam.stream import fingerprint_digest, fingerprint_key
 
@@ -175,7 +175,7 @@ class _Hash:
 
     def fingerprint(self) -> str:
         """That of the tensor, all of which has been seen."""
-        return fingerprint_digest(self._entry.name, dtype_text(self._entry.dtype), self._entry.shape, self._sums)
+        return fingerprint_digest(self._entry.name, dtype_name(self._entry.dtype), self._entry.shape, self._sums)
 
 
 def _update(work: list[tuple[_Hash, Box, memoryview]]) -> None:

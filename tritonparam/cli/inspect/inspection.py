@@ -26,7 +26,6 @@ from tritonparam.checkpoint import (
 from tritonparam.cli.inspect.expected import describe
 from tritonparam.cli.inspect.stats import TESTS, Group, Moments
 from tritonparam.cli.record import Entry, Record, checkpoint_digest, parse_record, read_json
-from tritonparam.distributed import dtype_text
 from tritonparam.plan import Box, Sum, cut_boxes, sums
 from tritonparam.stream import fingerprint_digest, fingerprint_key, fingerprint_total, flat_index
 
@@ -247,7 +246,7 @@ def _read(
     for group in report.groups:
         report.moments.merge(group.moments)
     report.digest = digest.hexdigest()
-    report.fingerprint = fingerprint_digest(name, dtype_text(extent.dtype), extent.shape, added.tolist())
+    report.fingerprint = fingerprint_digest(name, dtype_name(extent.dtype), extent.shape, added.tolist())
 
 
 def _has_numbers(dtype: torch.dtype) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import io
 import math
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from tritonparam.checkpoint import CheckpointError, UsageError, dtype_name, replace_file
 from tritonparam.cli.inspect.expected import BINS, Expected, RandomLaw, density, describe
 from tritonparam.cli.inspect.inspection import Inspection
+from tritonparam.distributed import family_name
 
 MOST_PANELS = 30
 FORMATS = (".eps", ".jpg", ".pdf", ".png", ".svg", ".webp")
@@ -40,16 +40,6 @@ class Family:
     tensors: int = 0
     histogram: torch.Tensor = field(default_factory=lambda: torch.zeros(BINS + 2, dtype=torch.int64))
     wrong: int = 0
-
-
-def family_name(name: str) -> str:
-    """The name of a tensor with * for each number between dots.
-
-    Examples:
-        >>> family_name("transformer.h.11.mlp.c_fc.weight")
-        'transformer.h.*.mlp.c_fc.weight'
-    """
-    return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
 
 
 def families(inspection: Inspection) -> list[Family]:

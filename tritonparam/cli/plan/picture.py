@@ -67,10 +67,8 @@ def _draw_holdings(plan: MeshPlan, axis: Any) -> None:
     held: dict[str, list[int]] = {}
     for number, rank in enumerate(ranks):
         at = plan.mesh.coordinate(rank)
-        shard = at["dp_shard"] * plan.mesh.cp + at["cp"]
         for family in plan.families:
-            nbytes = np.broadcast_to(family.load.nbytes, (plan.mesh.tp, plan.mesh.shards))[at["tp"], shard]
-            held.setdefault(family.name, [0, 0])[number] += int(nbytes * family.stages[at["pp"]])
+            held.setdefault(family.name, [0, 0])[number] += plan.held(family, at)
     ordered = sorted(held.items(), key=lambda each: -max(each[1]))
     parts = [*ordered[:_MOST_FAMILIES]]
     rest = ordered[_MOST_FAMILIES:]

@@ -21,7 +21,7 @@ from tritonparam.plan.huge_pages import ask_for_huge_pages
 from tritonparam.plan.memory import check_memory, is_deferred
 from tritonparam.stream import Constant, Law, constant_bits, flat_index
 from tritonparam.stream.loops import BoxTable, CompilerError, Maker, SumTable, constant_maker, maker_of
-from tritonparam.stream.reference import column_factors
+from tritonparam.stream.reference import packed_column_factors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -166,5 +166,5 @@ def _sum_table(operations: Sequence[Sum]) -> SumTable:
         np.array([each.key for each in operations], np.uint64),
         [each.source.numel() for each in operations],
         dims,
-        column_factors(),
+        packed_column_factors(),
     )

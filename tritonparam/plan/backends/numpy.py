@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,6 @@ def sums(operations: Sequence[Sum]) -> NDArray[np.uint64]:
         for piece in cut_boxes(bits.shape, _PIECE):
             side_by_side = torch.empty(piece.sizes, dtype=bits.dtype, device="cpu")
             elements = side_by_side.copy_(piece.of(bits)).numpy().reshape(-1, 1).view(np.uint8).reshape(-1, width)
-            offsets = [own + further for own, further in zip(each.offsets, piece.offsets, strict=True)]
+            offsets = tuple(map(operator.add, each.offsets, piece.offsets))
             found[number] += np.array(box_sums(each.key, elements, each.shape, offsets, piece.sizes), np.uint64)
     return found

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tritonparam.kernels.fingerprint import BLOCK_WORDS, CHUNK, HEADER, PATHS, ROW, RUN_CHUNK
+from tritonparam.kernels.fingerprint import CHUNK, HEADER, PATHS, ROW, RUN_CHUNK
 from tritonparam.kernels.rows import reciprocal
 from tritonparam.plan.backends.dimensions import Dim, dims_in_order
 from tritonparam.plan.views import cut_boxes
 from tritonparam.stream import flat_index
-from tritonparam.stream.reference import column_factors
+from tritonparam.stream.reference import packed_column_factors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,14 +89,8 @@ def build_sum_table(operations: Sequence[Sum]) -> SumTable:
         table[n] = row.address, signed, flags, row.start, row.stop, places[row.dims], row.origin, number
         before[n + 1] = before[n] + row.programs
     paths = functools.reduce(operator.or_, (1 << row.path for _, _, row in found), 0)
-    parts = (_columns(), before[:-1], table.ravel(), np.array(dims, np.int64))
+    parts = (packed_column_factors().view(np.int64), before[:-1], table.ravel(), np.array(dims, np.int64))
     return SumTable(np.concatenate(parts), rows, int(before[-1]), paths)
-
-
-@functools.cache
-def _columns() -> NDArray[np.int64]:
-    first, second = column_factors()
-    return np.asarray(first | second << np.uint64(32)).view(np.int64)[:BLOCK_WORDS]
 
 
 def rows_of(each: Sum) -> Iterator[Row]:
@@ -111,7 +105,7 @@ def rows_of(each: Sum) -> Iterator[Row]:
     else:
         for piece in cut_boxes(source.shape, _MOST):
             values = piece.of(source)
-            offsets = [own + further for own, further in zip(each.offsets, piece.offsets, strict=True)]
+            offsets = tuple(map(operator.add, each.offsets, piece.offsets))
             own = dims_in_order(each.shape, values)
             yield _units(own, flat_index(offsets, each.shape), width, values.data_ptr())
 

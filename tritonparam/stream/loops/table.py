@@ -153,7 +153,7 @@ class SumTable:
 
     Args:
         addresses, widths, firsts, keys, counts, dims: As for `BoxTable`; widths of 1, 2, 4 or 8.
-        columns: The factors of the words of a block, of both sums: uint64 of shape [2, 1024], each below 2**32.
+        columns: The factors of the words of a block, as `packed_column_factors` has them: uint64 of shape [1024].
 
     Attributes:
         elements: How many there are in all.
@@ -173,7 +173,7 @@ class SumTable:
         self._table = table = np.zeros((len(addresses), SUM_BOX), np.int64)
         table[:, OUT], table[:, WIDTH], table[:, FIRST] = addresses, widths, firsts
         table[:, KEY], table[:, NDIM], table[:, DIMS] = keys.view(np.int64), ndim, places
-        self._columns = np.ascontiguousarray(columns[0] | columns[1] << np.uint64(32))
+        self._columns = columns
         self._ends = np.cumsum(counts, dtype=np.int64)
         self.elements = int(self._ends[-1]) if len(addresses) else 0
         self._add = caller("sums")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tritonparam.stream.reference.cast import cast_bits
 from tritonparam.stream.reference.fill import block_values, box_chunks, values_at
-from tritonparam.stream.reference.fingerprint import box_sums, column_factors
+from tritonparam.stream.reference.fingerprint import box_sums, packed_column_factors
 from tritonparam.stream.reference.rounding import round_bits
 
-__all__ = ["block_values", "box_chunks", "box_sums", "cast_bits", "column_factors", "round_bits", "values_at"]
+__all__ = ["block_values", "box_chunks", "box_sums", "cast_bits", "packed_column_factors", "round_bits", "values_at"]

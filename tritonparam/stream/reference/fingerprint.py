@@ -37,6 +37,15 @@ def column_factors() -> NDArray[np.uint64]:
     return factors
 
 
+@functools.cache
+def packed_column_factors() -> NDArray[np.uint64]:
+    """Those of both sums in one word, the second's above the first's: uint64 of shape [1024]."""
+    first, second = column_factors()
+    packed: NDArray[np.uint64] = first | second << _HALF
+    packed.flags.writeable = False
+    return packed
+
+
 def block_factors(key: int, block: NDArray[np.int64]) -> NDArray[np.uint64]:
     """The factors of blocks, odd: uint64 of shape [2, n], of each sum.
 
