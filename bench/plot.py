@@ -8,6 +8,8 @@ from pathlib import Path
 from bench.cases import PLAIN_FILL
 from bench.construction import OPS as CONSTRUCTION
 from bench.copies import OPS, PLAIN_COPY
+from bench.fingerprints import OP as READ
+from bench.fingerprints import PLAIN_SUM
 from bench.rows import Row
 from bench.table import significant
 
@@ -21,6 +23,7 @@ COLOURS = {
     "torch foreach": "#CC79A7",
     PLAIN_FILL: "#BBBBBB",
     PLAIN_COPY: "#BBBBBB",
+    PLAIN_SUM: "#BBBBBB",
 }
 
 
@@ -39,7 +42,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         raise ValueError("rows must hold some that move bytes, got none")
     panels: dict[str, list[Row]] = {}
     for row in values:
-        what = "copies" if row.op in OPS else "fills"
+        what = "copies" if row.op in OPS else "reads" if row.op == READ else "fills"
         panels.setdefault(f"{what}: {row.workload}, {row.threads} threads, {row.mode}", []).append(row)
     figure = Figure(figsize=(10, 0.8 + 2.6 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)

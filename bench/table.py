@@ -8,9 +8,11 @@ from pathlib import Path
 from bench.cases import PLAIN_FILL
 from bench.construction import OPS as CONSTRUCTION
 from bench.copies import OPS, OURS, PLAIN_COPY
+from bench.fingerprints import OP as READ
+from bench.fingerprints import PLAIN_SUM
 from bench.rows import Row, read
 
-CEILINGS = (PLAIN_FILL, PLAIN_COPY)
+CEILINGS = (PLAIN_FILL, PLAIN_COPY, PLAIN_SUM)
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"  # of all tables
 SUMMARY, SUMMARY_END = "<!-- bench:summary:begin -->", "<!-- bench:summary:end -->"  # of the README's
 OWN = ("tritonparam triton", "tritonparam cpu")
@@ -23,8 +25,9 @@ def render(rows: Sequence[Row]) -> str:
     values = [row for row in rows if row.mode != "host"]
     host = [row for row in rows if row.mode == "host"]
     parts = [f"**{_names(row.device for row in rows)}**"]
-    fills = [row for row in values if row.op not in OPS]
+    fills = [row for row in values if row.op not in (*OPS, READ)]
     copies = [row for row in values if row.op in OPS]
+    reads = [row for row in values if row.op == READ]
     if fills:
         text = "GB/s written, in brackets as a fraction of the faster plain fill of the same bytes:"
         parts.append(f"{text}\n\n{_throughput('fill', fills)}")
@@ -33,6 +36,9 @@ def render(rows: Sequence[Row]) -> str:
     if copies:
         text = "GB/s moved, read and written, in brackets as a fraction of the faster plain copy that moves as many:"
         parts.append(f"{text}\n\n{_throughput('copy', copies)}")
+    if reads:
+        text = "GB/s read, in brackets as a fraction of torch's sum of the same bytes:"
+        parts.append(f"{text}\n\n{_throughput('read', reads)}")
     if host:
         parts.append(_host(host))
     parts.append(_origin(rows))

@@ -1,14 +1,13 @@
 """Meshes of processes that do not exist, to see what each of them holds."""
 
 import contextlib
-import itertools
 import math
 
 import pytest
 import torch
 
 fake = pytest.importorskip("torch.testing._internal.distributed.fake_pg")
-_turns = itertools.count()
+_used = 0  # ranks that meshes had
 
 
 @contextlib.contextmanager
@@ -25,8 +24,9 @@ def mesh_of(sizes, rank=0, world=None):
 @contextlib.contextmanager
 def new_mesh_of(sizes, rank=0, names=None, device="cpu"):
     """A mesh as process `rank` of it has it, of ranks that no mesh had before: torch keeps what it has seen of one."""
+    global _used
     count = math.prod(sizes)
-    first = count * next(_turns)
+    first, _used = _used, _used + count
     store = fake.FakeStore()
     torch.distributed.init_process_group("fake", store=store, rank=first + rank, world_size=first + count)
     try:

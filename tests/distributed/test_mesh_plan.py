@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.distributed.torch_layouts import Block, Small, local_tensors, named_mesh, parallelize, shard
+from tests.uncollected import uncollected
 from tritonparam import deferred_init, materialize
 from tritonparam.distributed import MeshPlan, Stages, plan_mesh, spans
 from tritonparam.distributed.rank_plan import rank_fills
@@ -207,7 +208,7 @@ def work_of(plan: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
         nonlocal calls
         calls += event in ("call", "c_call")
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, uncollected():
         patch.setattr(spans, "_chunks", counted)
         sys.setprofile(count)
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from tests.module.deferred_models import deferred_model
+from tests.uncollected import uncollected
 from tritonparam import Fill, Plan, declarations, deferred_init, materialize
 from tritonparam.module import Materialization, covers
 from tritonparam.module.full_names import DrawSources
@@ -84,14 +84,12 @@ def steps(work: Callable[[], object]) -> int:
         return note
 
     before = sys.gettrace()
-    gc.collect()
-    gc.disable()  # what other tests have left is not of this work
-    sys.settrace(note)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-        gc.enable()
+    with uncollected():
+        sys.settrace(note)
+        try:
+            work()
+        finally:
+            sys.settrace(before)
     return count
 
 
