@@ -102,6 +102,17 @@ def entries(argument: str, values: Iterable[Any], allowed: str) -> list[Any]:
     raise TypeError(f"{argument} must be {allowed}, {got(values)}")
 
 
+def checked_bool(argument: str, value: object) -> bool:
+    """`value`, if it is True or False.
+
+    Raises:
+        TypeError: It is anything else, a NumPy bool and 0 and 1 included.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be a bool, {got(value)}")
+    return value
+
+
 def integer(argument: str, value: Any) -> int:
     """An int, or what stands for one, as a Python int; a bool is none.
 

@@ -45,6 +45,21 @@ def check_deadline(argument: str, seconds: Any) -> float:
     return float(seconds)
 
 
+def checked_group(group: Any) -> Any:
+    """`group`, if it is a process group that this process is in.
+
+    Raises:
+        TypeError: It is none.
+        ValueError: This process is not in it.
+    """
+    available = torch.distributed.is_available()
+    if available and group is torch.distributed.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError("group must have this process in it, got one without it")
+    if not available or not isinstance(group, torch.distributed.ProcessGroup):
+        raise TypeError(f"group must be a torch.distributed.ProcessGroup or None, {got(group)}")
+    return group
+
+
 _sessions: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
 _sessions_among: weakref.WeakKeyDictionary[Any, dict[tuple[int, ...], Session]] = weakref.WeakKeyDictionary()
 
@@ -74,15 +89,13 @@ class Processes:
             deadline: As above.
 
         Raises:
-            ValueError: This process is not in the group.
+            TypeError, ValueError: As for `checked_group`.
         """
         distributed = torch.distributed
         if group is None and not (distributed.is_available() and distributed.is_initialized()):
             return cls(deadline=deadline)
-        group = distributed.group.WORLD if group is None else group
+        group = distributed.group.WORLD if group is None else checked_group(group)
         rank, size = distributed.get_rank(group), distributed.get_world_size(group)
-        if rank < 0:
-            raise ValueError("group must have this process in it")
         session = _sessions.get(group)
         if session is None:
             store = distributed.distributed_c10d._get_process_group_store(group)
@@ -181,7 +194,8 @@ class Processes:
         results = []
 
         def kept() -> bytes:
-            results.append(call())
+            with self.working():
+                results.append(call())
             return b""
 
         self.exchange(kept, what)

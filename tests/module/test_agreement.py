@@ -79,7 +79,7 @@ def test_a_difference_is_one_error_on_all_and_nothing_is_made(launch):
         "'out.weight': left out, and made in process 0",
     ]
     for rank, (found, _) in enumerate(results):
-        assert [each for each, _ in found[:-1]] == [f"{begin}{each}; nothing was made" for each in told]
+        assert [each for each, _ in found[:-1]] == [f"{begin}{each}; nothing was changed" for each in told]
         assert all(deferred for _, deferred in found)
         error = found[-1][0]
         if rank == 1:

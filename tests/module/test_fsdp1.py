@@ -2,13 +2,15 @@
 
 import itertools
 import math
+import subprocess
+import sys
 import weakref
 
 import pytest
 import torch
 from torch import nn
 
-from tritonparam import deferred_init, fingerprint, ledger, materialize, param_init_fn
+from tritonparam import deferred_init, fingerprint, ledger, load, materialize, param_init_fn, save
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
 wrap = pytest.importorskip("torch.distributed.fsdp.wrap")
@@ -138,6 +140,98 @@ def test_without_the_function_fsdp_is_refused(launch):
         assert all(
             "FullyShardedDataParallel(model, param_init_fn=tritonparam.param_init_fn(model" in one for one in told
         )
+
+
+class Plain(nn.Module):
+    """What tensor parallelism cuts evenly."""
+
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Embedding(12, 8)
+        self.up, self.down, self.norm = nn.Linear(8, 16), nn.Linear(16, 8), nn.LayerNorm(8)
+
+    def forward(self, x):
+        x = self.emb(x)
+        return self.norm(x + self.down(self.up(x)))
+
+
+def _over_tensor_parallelism(rank, world, folder):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import parallel
+
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    with deferred_init():
+        model = Plain()
+    parallel.parallelize_module(
+        model, mesh["tp"], {"up": parallel.ColwiseParallel(), "down": parallel.RowwiseParallel()}
+    )
+    init = param_init_fn(model, seed=5)
+    options = {"use_orig_params": True, "device_id": torch.device("cpu"), "device_mesh": mesh["dp"]}
+    model = FSDP(model, param_init_fn=init, **options)
+    told = []
+    for call in (lambda: save(model, f"{folder}/model"), lambda: fingerprint(model), lambda: load(model, folder)):
+        with pytest.raises(ValueError, match="use fully_shard instead of FullyShardedDataParallel") as error:
+            call()
+        told.append(str(error.value))
+    loss = model(torch.arange(12)[None]).square().mean().item()
+    with FSDP.summon_full_params(model):
+        found = {
+            clean(name): each.full_tensor() if hasattr(each, "full_tensor") else each.detach().clone()
+            for name, each in model.named_parameters()
+        }
+    return {name: each.detach() for name, each in found.items()}, loss, told
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fsdp1_over_tensor_parallelism_has_the_values_of_the_whole_and_is_no_target(launch, tmp_path):
+    with deferred_init():
+        model = Plain()
+    want = dict(materialize(model, seed=5).named_parameters())
+    loss = model(torch.arange(12)[None]).square().mean().item()
+    for found, got, told in launch(_over_tensor_parallelism, 4, folder=str(tmp_path)):
+        assert found.keys() == want.keys()
+        assert not [name for name in found if not torch.equal(found[name], want[name])]
+        assert math.isclose(got, loss, rel_tol=1e-5)
+        assert len(told) == 3
+    assert not list(tmp_path.iterdir())
+
+
+def _in_the_block(rank, world):
+    with deferred_init():
+        model = Plain()
+        for options in ({"param_init_fn": param_init_fn(model, seed=5)}, {}):
+            with pytest.raises(RuntimeError, match=r"build the model in the block, and wrap it after it"):
+                FSDP(model, device_id=torch.device("cpu"), **options)
+    FSDP(_whole_plain(), device_id=torch.device("cpu"))
+    return torch.equal(materialize(model, seed=5).up.weight, _whole_plain().up.weight)
+
+
+def _whole_plain():
+    with deferred_init():
+        model = Plain()
+    return materialize(model, seed=5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fsdp1_in_a_block_is_refused_and_the_model_is_as_before(launch):
+    assert launch(_in_the_block, 1) == [True]
+
+
+def test_fsdp1_that_is_imported_in_a_block_is_refused_too():
+    program = """
+import torch, tritonparam
+torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+try:
+    with tritonparam.deferred_init():
+        from torch.distributed.fsdp import FullyShardedDataParallel
+        FullyShardedDataParallel(torch.nn.Linear(2, 2), device_id=torch.device("cpu"))
+except RuntimeError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], check=False, capture_output=True, text=True, timeout=300
+    )
+    assert "FullyShardedDataParallel was made inside deferred_init()" in done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,28 @@ import torch
 from torch import nn
 
 from tests.fake_mesh import new_mesh_of as mesh_of
-from tests.module.sharding import Model, all_of_it, built, by_rows, by_tensors, check, fsdp, named
+from tests.module.sharding import Model, all_of_it, built, by_rows, by_tensors, check, distributed, fsdp, named
 from tritonparam import deferred_init, ledger, materialize
 from tritonparam.module import declarations
 
 ROOT = Path(__file__).parents[2]
 
 
+def by_last(model, mesh):
+    """Along the last dimension, counted from the end."""
+
+    def cut(name, module, mesh):
+        for key, each in module._parameters.items():
+            if each is not None:
+                shards = distributed.distribute_tensor(each, mesh, [distributed.Shard(-1)])
+                module.register_parameter(key, nn.Parameter(shards, requires_grad=each.requires_grad))
+
+    distributed.distribute_module(model, mesh, cut)
+
+
 @pytest.mark.parametrize("rank", range(3))
 @pytest.mark.parametrize("inside", [False, True], ids=["after the block", "in the block"])
-@pytest.mark.parametrize("shard", [by_rows, by_tensors, all_of_it])
+@pytest.mark.parametrize("shard", [by_rows, by_tensors, by_last, all_of_it])
 def test_every_process_makes_its_boxes_of_the_whole(shard, inside, rank, whole, recwarn):
     with mesh_of([3], rank) as mesh:
         with deferred_init():

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
-from tritonparam._arguments import got
+from tritonparam._arguments import checked_bool
+from tritonparam._processes import DEADLINE, Processes, check_deadline
 from tritonparam.checkpoint.disk import as_path
+from tritonparam.checkpoint.joint import facts_of_load
 from tritonparam.checkpoint.matching import LoadReport, Match, check_landing
-from tritonparam.checkpoint.pending import pending_of
+from tritonparam.checkpoint.pending import Pending, pending_of
 from tritonparam.checkpoint.progress import ProgressBar, check_progress
-from tritonparam.checkpoint.staging import move
+from tritonparam.checkpoint.staging import Move, move
 from tritonparam.checkpoint.stored import Checkpoint
-from tritonparam.checkpoint.targets import Layouts, Renaming, Target, lay_slots, slots_of
+from tritonparam.checkpoint.targets import Layouts, Renaming, Slot, Target, lay_slots, slots_of
 from tritonparam.dtype import DTypeLike, float_dtype
-from tritonparam.module import note_loaded, recording_paused
+from tritonparam.module import Facts, agreed, note_loaded, recording_paused
 from tritonparam.plan import named_device, resolve_backend
 from tritonparam.stream import Generator
 from tritonparam.tensor import REALIZING
@@ -35,6 +39,9 @@ def load(
     dtype: DTypeLike | None = None,
     backend: str | None = None,
     progress: bool | None = None,
+    check: bool = False,
+    group: Any = None,
+    deadline: float = DEADLINE,
 ) -> LoadReport:
     """Read the values of `target` from safetensors files: of every tensor the box that is held here, and no more.
 
@@ -73,6 +80,11 @@ def load(
             dtype that each was declared with.
         backend: What writes the values, as for `Plan`. It changes none.
         progress: Whether to show a bar on standard error; None shows one on a terminal, for more than 1 GB.
+        check: Whether processes compare what they are about to load: seed, dtype, and of each tensor that several have
+            its shape, dtype and place in the checkpoint, with its first bytes. All of them must call this, and an error
+            of one is an error in all, before what is lazy or deferred becomes real. Otherwise nothing is communicated.
+        group: The torch.distributed process group of those that compare; None for all processes.
+        deadline: Seconds to wait, if they compare, for a process that gives no sign of life.
 
     Returns:
         What became of which tensor.
@@ -83,10 +95,12 @@ def load(
         ValueError: Names are missing or unexpected or their values differ and strict is True, shapes differ, mapping
             gives two tensors one name, a layout does not go with its tensor, two tensors to load overlap (of a module:
             but for those that lie within another one), one lies in memory that cannot be written or in a file that is
-            read, a placement of a DTensor is neither a shard nor a replica, or an argument is out of range.
+            read, a placement of a DTensor is neither a shard nor a replica, or an argument is out of range. With
+            `check`: processes are about to load different things; the error names the first, on every one.
         tritonparam.checkpoint.CheckpointError: A file is missing, damaged or contradicts another one, or no file
             has a box; it names the file, or tensor and box.
-        RuntimeError: Something outside holds on to a lazy or deferred tensor so that it cannot become real.
+        RuntimeError: Something outside holds on to a lazy or deferred tensor so that it cannot become real. With
+            `check`: another process raised an error, or did not come before the deadline.
         KeyboardInterrupt: In the middle: what was lazy or deferred is as before, and of tensors that were real, some
             may have new values and one be half new.
 
@@ -103,40 +117,69 @@ def load(
         ...     print(tritonparam.load(model, f"{folder}/linear", dtype=torch.bfloat16), model.weight.dtype)
         2 loaded torch.bfloat16
     """
-    if not isinstance(strict, bool):
-        raise TypeError(f"strict must be a bool, {got(strict)}")
-    check_progress(progress)
-    seed = Generator(seed).seed
-    where = as_path(path)
-    wanted = float_dtype(dtype)
+    checked_bool("check", check)
+    check_deadline("deadline", deadline)
+    processes = Processes.of(group, deadline) if check or group is not None else Processes()
     with recording_paused(), torch.inference_mode(False), torch.no_grad(), contextlib.ExitStack() as files:
-        with REALIZING:  # and not while files are read, for which other threads, and forks, would wait
-            slots = slots_of(target)
-            if layouts is not None and isinstance(target, torch.nn.Module):
-                raise ValueError("layouts must be None for a module: they are for lazy Parameters")
-            lay_slots(slots, layouts, rank)
-            if device is not None:  # whether it is there matters where something is to be made on it
-                named_device(device)
-            stored = Checkpoint(where)
-            files.callback(stored.close)
-            match = Match(slots, stored, mapping, strict)
-            pending = pending_of(target, match.found, match.drawn, device, wanted, backend)
-            match.check_dtypes(pending.dtypes)
-            if isinstance(target, torch.nn.Module):
-                match.find_nested()
-            real = [(slot, slot.values) for slot in match.found if slot.values is not None]
-            for each in {values.device for _, values in real}:
-                resolve_backend(each, backend)
-            written = match.written(real)
-            check_landing(written, stored.files)
-            last = match.moves(written)
-        match.check_ties()  # reads files
-        with ProgressBar.of("loading", match.nbytes, progress) as bar:
-            first = [match.moves_to(outs) for outs in pending.write(seed)]
-            for moves in (*first, last):
-                move(moves, backend, bar.advance)
-        with REALIZING:
-            pending.become()
-            if isinstance(target, torch.nn.Module):
-                note_loaded(target, (name for slot, _ in real for name in slot.names))
+
+        def prepare() -> _Prepared:
+            checked_bool("strict", strict)
+            check_progress(progress)
+            chosen_seed, where, wanted = Generator(seed).seed, as_path(path), float_dtype(dtype)
+            with REALIZING:  # and not while files are read, for which other threads, and forks, would wait
+                slots = slots_of(target)
+                if layouts is not None and isinstance(target, torch.nn.Module):
+                    raise ValueError("layouts must be None for a module: they are for lazy Parameters")
+                lay_slots(slots, layouts, rank)
+                if device is not None:  # whether it is there matters where something is to be made on it
+                    named_device(device)
+                stored = Checkpoint(where)
+                files.callback(stored.close)
+                match = Match(slots, stored, mapping, strict)
+                pending = pending_of(target, match.found, match.drawn, device, wanted, backend)
+                match.check_dtypes(pending.dtypes)
+                if isinstance(target, torch.nn.Module):
+                    match.find_nested()
+                real = [(slot, slot.values) for slot in match.found if slot.values is not None]
+                for each in {values.device for _, values in real}:
+                    resolve_backend(each, backend)
+                written = match.written(real)
+                check_landing(written, stored.files)
+                last = match.moves(written)
+            match.check_ties()  # reads files
+            return _Prepared(chosen_seed, wanted, stored, match, pending, real, last)
+
+        def facts(work: _Prepared) -> tuple[int, Facts]:
+            found, drawn = work.match.found, work.match.drawn
+            return work.seed, facts_of_load(work.stored, found, drawn, work.pending.dtypes, work.dtype)
+
+        work = agreed(processes, "load", prepare, facts) if check else prepare()
+        match, pending = work.match, work.pending
+
+        def read() -> None:
+            with ProgressBar.of("loading", match.nbytes, progress) as bar:
+                first = [match.moves_to(outs) for outs in pending.write(work.seed)]
+                for moves in (*first, work.last):
+                    move(moves, backend, bar.advance)
+
+        def become() -> None:
+            with REALIZING:
+                pending.become()
+                if isinstance(target, torch.nn.Module):
+                    note_loaded(target, (name for slot, _ in work.real for name in slot.names))
+
+        processes.together(read, "load")
+        processes.together(become, "load")
         return match.report()
+
+
+class _Prepared(NamedTuple):
+    """What `load` is about to do: tensors that are `pending` become real, and `last` moves are to real ones."""
+
+    seed: int
+    dtype: torch.dtype | None
+    stored: Checkpoint
+    match: Match
+    pending: Pending
+    real: list[tuple[Slot, torch.Tensor]]
+    last: Sequence[Move]

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tritonparam._arguments import few, got
-from tritonparam._processes import DEADLINE, Processes
+from tritonparam._arguments import few
+from tritonparam._processes import DEADLINE, Processes, checked_group
 
 Result = TypeVar("Result")
 _LOW = np.uint64(0xFFFFFFFF)
@@ -134,21 +134,6 @@ def check_alike(ranks: Sequence[int], facts: Sequence[str], about: str) -> None:
             f"all processes must have the same {about}, and rank{'s' if len(others) > 1 else ''} {few(others, 8)} "
             f"ha{'ve' if len(others) > 1 else 's'} others than rank {ranks[0]}"
         )
-
-
-def checked_group(group: Any) -> Any:
-    """`group`, if it is a process group that this process is in.
-
-    Raises:
-        TypeError: It is none.
-        ValueError: This process is not in it.
-    """
-    available = torch.distributed.is_available()
-    if available and group is torch.distributed.GroupMember.NON_GROUP_MEMBER:
-        raise ValueError("group must have this process in it, got one without it")
-    if not available or not isinstance(group, torch.distributed.ProcessGroup):
-        raise TypeError(f"group must be a torch.distributed.ProcessGroup or None, {got(group)}")
-    return group
 
 
 def device_of(group: Any) -> torch.device:

@@ -7,7 +7,7 @@ rest is replayed. Files that hold a model's values are for `checkpoint`.
 from __future__ import annotations
 
 from tritonparam.module.declaration import BoxLaw, Declaration, check_written, declarations, declared, surveyed
-from tritonparam.module.making import held_of
+from tritonparam.module.making import Facts, agreed, facts_of, held_of
 from tritonparam.module.materialization import Materialization, materialize, memory_peak, shown_by
 from tritonparam.module.recording import deferred_init, recording_paused
 from tritonparam.module.source import Elements, Source
@@ -19,15 +19,18 @@ __all__ = [
     "BoxLaw",
     "Declaration",
     "Elements",
+    "Facts",
     "History",
     "Ledger",
     "LedgerRow",
     "Materialization",
     "Source",
+    "agreed",
     "check_written",
     "declarations",
     "declared",
     "deferred_init",
+    "facts_of",
     "held_of",
     "ledger",
     "materialize",

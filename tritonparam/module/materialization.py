@@ -8,11 +8,11 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from tritonparam._arguments import entries, got, shown
+from tritonparam._arguments import checked_bool, entries, got, shown
 from tritonparam._processes import DEADLINE, Processes, check_deadline
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module.declaration import Declaration, Survey, check_module, check_written, surveyed, unwritten
@@ -60,6 +60,7 @@ def materialize(
     strict: bool = True,
     report: bool = False,
     check: bool = False,
+    group: Any = None,
     deadline: float = DEADLINE,
 ) -> torch.nn.Module:
     """Make the deferred parameters and buffers of `module` real, in place; a call that raises changes nothing.
@@ -92,8 +93,10 @@ def materialize(
         skip: Patterns likewise. Tensors with a name that matches one stay deferred, for a checkpoint to overwrite.
         strict: Whether elements that were never written are an error. If not, they are 0, and a warning names them.
         report: Whether to print the ledger of `module`, and what it took in memory and time.
-        check: Whether all processes of torch.distributed compare what they are about to make: seed, dtype, and of each
-            tensor that several have its shape, dtype and laws. All must call this. Otherwise nothing is communicated.
+        check: Whether processes compare what they are about to make: seed, dtype, and of each tensor that several have
+            its shape, dtype and laws. All of them must call this, and an error of one is an error in all. Otherwise
+            nothing is communicated.
+        group: The torch.distributed process group of those that compare; None for all processes.
         deadline: Seconds to wait, if they compare, for a process that gives no sign of life.
 
     Returns:
@@ -108,7 +111,8 @@ def materialize(
         ImportError: The backend is not installed.
         RuntimeError: Something outside holds on to a tensor in such a way that it cannot be changed in place; an
             operation of the constructor fails on the values that it gets now, such as an index out of bounds. With
-            `check`: another process raised an error, or did not come before the deadline.
+            `check`: another process raised an error, or did not come before the deadline. Nothing has changed then, but
+            where something holds on to a tensor in the other one.
 
     Examples:
         >>> from tritonparam import deferred_init
@@ -118,13 +122,16 @@ def materialize(
         torch.bfloat16
     """
     begin = time.perf_counter()
-    _check_arguments(None, check=check)
+    checked_bool("check", check)
     check_deadline("deadline", deadline)
+    processes = Processes.of(group, deadline) if check or group is not None else Processes()
     with recording_paused(), torch.inference_mode(False), torch.no_grad():
 
         def prepare() -> _Prepared:
             check_module(module)
-            _check_arguments(prefix, strict=strict, report=report)
+            checked_bool("strict", strict)
+            checked_bool("report", report)
+            _check_prefix(prefix)
             if device is not None:
                 checked_device(device, backend)
             float_dtype(dtype)
@@ -144,18 +151,16 @@ def materialize(
             left_out = [each for each in found.survey.own if each.history is not None and each not in taken]
             return found.seed, facts_of({each: each.dtype_in(chosen) for each in made}, left_out)
 
-        found = agreed(Processes.of(None, deadline), prepare, facts) if check else prepare()
+        found = agreed(processes, "materialize", prepare, facts) if check else prepare()
         chosen_seed, survey, own, beyond, zeros, work = found
         chosen = [*own, *beyond]
         names = ", ".join(each.name for each in zeros if each.kind != "attribute")
         if names:
             warnings.warn(f"elements that were never written are 0: {names}", stacklevel=2)
-        work.write(chosen_seed)
+        processes.together(lambda: work.write(chosen_seed), "materialize")
         is_held_beyond = any(len(each.full_names) > 1 + len(each.aliases) for each in chosen)
-        if is_held_beyond:
-            work.take_over(survey.whole)
-        else:
-            work.take_over(module, survey.scripts)
+        holder = (survey.whole, None) if is_held_beyond else (module, survey.scripts)
+        processes.together(lambda: work.take_over(*holder), "materialize")
         for owner, group in ((module, own), (survey.whole, beyond)):
             note_made(owner, {each: "initialized" for each in group if each.history}, zeros)
         survey.settle()
@@ -210,10 +215,7 @@ def _matches(each: Declaration, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in (each.name, *each.aliases) for pattern in patterns)
 
 
-def _check_arguments(prefix: object, **flags: object) -> None:
-    for name, flag in flags.items():
-        if not isinstance(flag, bool):
-            raise TypeError(f"{name} must be a bool, {got(flag)}")
+def _check_prefix(prefix: object) -> None:
     if prefix is None:
         return
     if not isinstance(prefix, str):

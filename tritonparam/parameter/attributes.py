@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tritonparam._arguments import got, shown
+from tritonparam._arguments import checked_bool, got, shown
 from tritonparam.dtype import DType
-from tritonparam.parameter.flags import TABLE, Checked, checked_bool, checked_group, checked_name
+from tritonparam.parameter.flags import TABLE, Checked, checked_group, checked_name
 from tritonparam.plan import Box
 from tritonparam.stream import get_generator
 from tritonparam.tensor import Tensor, TorchTensor, lazy_cast, lazy_like

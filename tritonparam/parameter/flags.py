@@ -51,17 +51,6 @@ def checked_prefix(prefix: object) -> str:
     return prefix
 
 
-def checked_bool(argument: str, value: object) -> bool:
-    """`value`, if it is True or False.
-
-    Raises:
-        TypeError: It is anything else, a NumPy bool and 0 and 1 included.
-    """
-    if not isinstance(value, bool):
-        raise TypeError(f"{argument} must be a bool, {got(value)}")
-    return value
-
-
 def checked_group(argument: str, value: object) -> int:
     """`value`, if it is an int >= 0.
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from tritonparam._arguments import shown
+from tritonparam._arguments import checked_bool, shown
 from tritonparam.dtype import DTypeLike
 from tritonparam.parameter.attributes import Attributes
 from tritonparam.parameter.clones import fill_clones
-from tritonparam.parameter.flags import checked_bool, checked_name
+from tritonparam.parameter.flags import checked_name
 from tritonparam.parameter.set_data import copy_of_input, device_of, incoming, incoming_box
 from tritonparam.plan import Box, box_in, box_of_box, checked_device
 from tritonparam.tensor import REALIZING, Device, Tensor, Writes, box_of, empty, lazy_like, realize

@@ -81,7 +81,8 @@ def flat_tensors(module: torch.nn.Module) -> list[Flat] | None:
     Nothing is communicated, and nothing gathered.
 
     Raises:
-        ValueError: A flat parameter is gathered just now, or not what torch says of it; the error names the remedy.
+        ValueError: A flat parameter is gathered just now, or made of DTensors, or not what torch says of it; the error
+            names the remedy.
     """
     fsdp = sys.modules.get("torch.distributed.fsdp")  # where nobody has imported it, nothing is wrapped in it
     kind = getattr(fsdp, "FullyShardedDataParallel", None)
@@ -120,6 +121,11 @@ def _of_handle(handle: Any, prefix: str, wrapper: Any, managed: set[tuple[int, s
         raise ValueError(
             f"target must be sharded, and the parameters of {shown(prefix or 'the module itself')} are gathered; leave "
             "summon_full_params, and finish the backward pass, first"
+        )
+    if any(each is not None for each in flat._param_extensions):
+        raise ValueError(
+            f"target must hold flat parameters of plain tensors, and those of {shown(prefix or 'the module itself')} "
+            "are of DTensors; over tensor parallelism use fully_shard instead of FullyShardedDataParallel"
         )
     replicas = getattr(wrapper, "_inter_node_pg", None)
     mine = replicas is None or torch.distributed.get_rank(replicas) == 0

@@ -1,4 +1,4 @@
-"""Agreement: processes that make one model compare what each is about to make, before any of them writes."""
+"""Agreement: processes that make or load one model compare what each is about to do, before any of them writes."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from tritonparam.module.tape import Drawn, GeneratorState, Node, Read, Version, 
 
 Result = TypeVar("Result")
 Facts = dict[str, tuple[str, str, str] | None]
-_WHAT = "materialize"
 _TOLD = 8  # processes in an error
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.layout, torch.memory_format)
 
 
-def agreed(processes: Processes, prepare: Callable[[], Result], facts: Callable[[Result], tuple[int, Facts]]) -> Result:
+def agreed(
+    processes: Processes, verb: str, prepare: Callable[[], Result], facts: Callable[[Result], tuple[int, Facts]]
+) -> Result:
     """What `prepare` gives, once all processes have prepared the same, as far as several hold it.
 
     Args:
         processes: All of them call this, or none.
+        verb: What they are about to do: "materialize".
         prepare: What each does; it communicates nothing. An error of one is an error in all.
         facts: The seed, and what is compared of each tensor, as of `facts_of`.
 
@@ -42,10 +44,10 @@ def agreed(processes: Processes, prepare: Callable[[], Result], facts: Callable[
             results.append(prepare())
             return zlib.compress(json.dumps(facts(results[0])).encode())
 
-    messages = processes.exchange(offer, _WHAT)
+    messages = processes.exchange(offer, verb)
     told = {each: json.loads(zlib.decompress(each)) for each in dict.fromkeys(messages)}
     if len(told) > 1:
-        check_agreed([told[each][0] for each in messages], [told[each][1] for each in messages])
+        check_agreed(verb, [told[each][0] for each in messages], [told[each][1] for each in messages])
     return results[0]
 
 
@@ -60,10 +62,11 @@ def facts_of(dtypes: Mapping[Declaration, torch.dtype], left_out: Iterable[Decla
     return made | {name: None for each in left_out for name in each.full_names}
 
 
-def check_agreed(seeds: Sequence[int], facts: Sequence[Mapping[str, Sequence[str] | None]]) -> None:
+def check_agreed(verb: str, seeds: Sequence[int], facts: Sequence[Mapping[str, Sequence[str] | None]]) -> None:
     """Let pass what agrees.
 
     Args:
+        verb: As for `agreed`.
         seeds: Of each process.
         facts: Of each process, by the name of a tensor: its dtype, its shape and a hash of its values, as text; None
             for one that stays deferred.
@@ -71,7 +74,7 @@ def check_agreed(seeds: Sequence[int], facts: Sequence[Mapping[str, Sequence[str
     Raises:
         ValueError: As for `agreed`.
     """
-    _check_one("the seed", dict(enumerate(map(str, seeds))))
+    _check_one(verb, "the seed", dict(enumerate(map(str, seeds))))
     held: dict[str, dict[int, Sequence[str] | None]] = {}
     for rank, each in enumerate(facts):
         for name, fact in each.items():
@@ -79,13 +82,13 @@ def check_agreed(seeds: Sequence[int], facts: Sequence[Mapping[str, Sequence[str
     for name, by_rank in held.items():
         made = {rank: fact for rank, fact in by_rank.items() if fact is not None}
         if 0 < len(made) < len(by_rank):
-            _check_one(shown(name), {rank: "made" if rank in made else "left out" for rank in by_rank})
-        _check_one(f"the dtype of {shown(name)}", {rank: fact[0] for rank, fact in made.items()})
-        _check_one(f"the shape of {shown(name)}", {rank: fact[1] for rank, fact in made.items()})
-        _check_one(f"what {shown(name)} is to hold", {rank: fact[2] for rank, fact in made.items()}, tells=False)
+            _check_one(verb, shown(name), {rank: "made" if rank in made else "left out" for rank in by_rank})
+        _check_one(verb, f"the dtype of {shown(name)}", {rank: fact[0] for rank, fact in made.items()})
+        _check_one(verb, f"the shape of {shown(name)}", {rank: fact[1] for rank, fact in made.items()})
+        _check_one(verb, f"what {shown(name)} is to hold", {rank: fact[2] for rank, fact in made.items()}, tells=False)
 
 
-def _check_one(about: str, by_rank: Mapping[int, str], *, tells: bool = True) -> None:
+def _check_one(verb: str, about: str, by_rank: Mapping[int, str], *, tells: bool = True) -> None:
     first = next(iter(by_rank), 0)
     others = [rank for rank, fact in by_rank.items() if fact != by_rank[first]]
     if not others:
@@ -93,8 +96,9 @@ def _check_one(about: str, by_rank: Mapping[int, str], *, tells: bool = True) ->
     many = "s" if len(others) > 1 else ""
     how = f": {by_rank[others[0]]}, and {by_rank[first]}" if tells else ", other"
     raise ValueError(
-        f"processes that materialize one model must agree, and process{'es' if many else ''} {few(others, _TOLD)} "
-        f"differ{'' if many else 's'} in {about}{how} {'in' if tells else 'than in'} process {first}; nothing was made"
+        f"processes that {verb} one model must agree, and process{'es' if many else ''} {few(others, _TOLD)} "
+        f"differ{'' if many else 's'} in {about}{how} {'in' if tells else 'than in'} process {first}; nothing was "
+        "changed"
     )
 
 

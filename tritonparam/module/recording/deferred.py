@@ -27,7 +27,7 @@ from tritonparam.module.recording.dispatched import Dispatched
 from tritonparam.module.recording.memory import memory_answers
 from tritonparam.module.recording.patches import Patches
 from tritonparam.module.recording.recorder import Recorder, recorder
-from tritonparam.module.recording.refusals import refuse_pipe
+from tritonparam.module.recording.refusals import refuse_in_block
 from tritonparam.module.recording.surface import Surface
 from tritonparam.module.recording.threads import threads_record
 from tritonparam.module.recording.trunc_normal import truncated_normals_noted
@@ -128,7 +128,7 @@ def _built(block: Recorder, modules: list[torch.nn.Module]) -> Iterator[None]:
 
     def note(module: torch.nn.Module, name: str, value: object) -> None:
         if recorder() is block and id(module) not in found:
-            refuse_pipe(module)
+            refuse_in_block(module)
             found.add(id(module))
             modules.append(module)
 

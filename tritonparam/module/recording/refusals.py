@@ -11,9 +11,15 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
+from tritonparam.module.recording.recorder import recorder
 from tritonparam.module.tape import History
 
 _made = DistributedDataParallel.__init__
+_FSDP1 = "FullyShardedDataParallel"
+_IN_A_BLOCK = (
+    f"{_FSDP1} was made inside deferred_init(), where it would flatten what has no values: build the model in the "
+    "block, and wrap it after it, with param_init_fn=tritonparam.param_init_fn(model, seed=...)"
+)
 
 
 def refuse_wrapping() -> None:
@@ -55,13 +61,35 @@ def refuse_fsdp1(module: torch.nn.Module, replaced: Iterable[str]) -> None:
             )
 
 
-def refuse_pipe(module: torch.nn.Module) -> None:
-    """Refuse the model that torch.distributed.pipelining makes of another, in a block.
+def refuse_wrapping_in_blocks() -> None:
+    """Let FullyShardedDataParallel, if anybody has imported it, refuse to be made in a block from here on."""
+    kind = getattr(sys.modules.get("torch.distributed.fsdp"), _FSDP1, None)
+    if kind is None or hasattr(kind.__init__, "refuses_in_blocks"):
+        return
+    made = kind.__init__
+
+    @functools.wraps(made)
+    def init_refused(self: Any, *args: Any, **kwargs: Any) -> None:
+        block = recorder()
+        if block is not None and not block.is_paused:
+            raise RuntimeError(_IN_A_BLOCK)
+        made(self, *args, **kwargs)
+
+    init_refused.refuses_in_blocks = True  # type: ignore[attr-defined]
+    kind.__init__ = init_refused
+
+
+def refuse_in_block(module: torch.nn.Module) -> None:
+    """Refuse a module that has no place in a block.
 
     Raises:
-        RuntimeError: `module` is one: its stages would count as built by the block, and have names of their own.
+        RuntimeError: `module` is the model that torch.distributed.pipelining makes of another: its stages would count
+            as built by the block, and have names of their own. Or it is FSDP1's, imported in the block, too late for
+            `refuse_wrapping_in_blocks`: then what it wraps has to be built again.
     """
     kind = type(module)
+    if kind.__name__ == _FSDP1 and kind.__module__.startswith("torch.distributed.fsdp"):
+        raise RuntimeError(f"{_IN_A_BLOCK}; this model was flattened, build it again")
     if kind.__name__ == "Pipe" and kind.__module__.startswith("torch.distributed.pipelining"):
         raise RuntimeError(
             "pipeline() was called inside deferred_init(), where the names of the model that it cuts would be lost: "

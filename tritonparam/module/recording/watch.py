@@ -28,7 +28,7 @@ from tritonparam.module.blueprint import (
 )
 from tritonparam.module.recording.notes import UNSEEN, check_unseen_write
 from tritonparam.module.recording.recorder import recorder
-from tritonparam.module.recording.refusals import refuse_fsdp1, refuse_wrapping
+from tritonparam.module.recording.refusals import refuse_fsdp1, refuse_wrapping, refuse_wrapping_in_blocks
 from tritonparam.module.tape import History, histories_alive
 from tritonparam.module.traversal import named_tensors
 from tritonparam.plan import View
@@ -50,6 +50,7 @@ def watch(enter: Enter) -> None:
     global _is_watching, _enter
     with _lock:
         _enter = enter
+        refuse_wrapping_in_blocks()
         if not _is_watching:
             _is_watching = True
             note_registrations()

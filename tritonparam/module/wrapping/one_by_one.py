@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from tritonparam._arguments import got, shown
+from tritonparam._arguments import checked_bool, shown
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module.blueprint import Blueprint, awaits_values
 from tritonparam.module.declaration import Declaration, Survey, check_module, check_written, surveyed, unwritten
@@ -77,8 +77,7 @@ def param_init_fn(
     """
     seed = Generator(seed).seed
     check_module(model)
-    if not isinstance(strict, bool):
-        raise TypeError(f"strict must be a bool, {got(strict)}")
+    checked_bool("strict", strict)
     with recording_paused(), torch.inference_mode(False), torch.no_grad():
         if device is not None:
             checked_device(device, backend)
