@@ -35,15 +35,26 @@ with quiet_interrupt():  # torch takes seconds
 if TYPE_CHECKING:
     from tritonparam.checkpoint import LoadReport, SaveReport, load, save
     from tritonparam.distributed import Fingerprint, ReplicaDifference, check_replicas, fingerprint
-    from tritonparam.module import Ledger, declarations, deferred_init, ledger, materialize, param_init_fn
+    from tritonparam.module import (
+        DeferredWarning,
+        KeptWarning,
+        Ledger,
+        declarations,
+        deferred_init,
+        ledger,
+        materialize,
+        param_init_fn,
+    )
 
 __all__ = [
     "Box",
     "Constant",
     "Copy",
+    "DeferredWarning",
     "Fill",
     "Fingerprint",
     "Generator",
+    "KeptWarning",
     "Law",
     "Ledger",
     "LoadReport",
@@ -78,7 +89,19 @@ __all__ = [
 del begin
 __getattr__, __dir__ = lazily(
     __name__,
-    dict.fromkeys(("Ledger", "declarations", "deferred_init", "ledger", "materialize", "param_init_fn"), "module")
+    dict.fromkeys(
+        (
+            "DeferredWarning",
+            "KeptWarning",
+            "Ledger",
+            "declarations",
+            "deferred_init",
+            "ledger",
+            "materialize",
+            "param_init_fn",
+        ),
+        "module",
+    )
     | dict.fromkeys(("LoadReport", "SaveReport", "load", "save"), "checkpoint")
     | dict.fromkeys(("Fingerprint", "ReplicaDifference", "check_replicas", "fingerprint"), "distributed"),
 )

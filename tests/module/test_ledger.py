@@ -123,7 +123,7 @@ def test_it_prints_as_a_table():
     lines = text.splitlines()
     assert lines[0].split() == ["name", "kind", "shape", "dtype", "state", "law", "key", "why"]
     assert lines[1].startswith("0.weight = 3.weight ")
-    assert lines[-1] == f"{len(lines) - 2} tensors: {len(lines) - 2} initialized"
+    assert lines[-1] == f"{len(lines) - 2} tensors: {len(lines) - 2} initialized (seed 0)"
     assert str(ledger(nn.ReLU())).splitlines()[-1] == "0 tensors"
 
 

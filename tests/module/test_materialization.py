@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.module.deferred_models import deferred, deferred_model, drawn, model, real, same, tensors
-from tritonparam import Normal, declarations, deferred_init, materialize
+from tritonparam import KeptWarning, Normal, declarations, deferred_init, materialize
 
 
 def test_everything_is_as_a_constructor_would_have_left_it():
@@ -131,14 +131,20 @@ def test_real_tensors_stay_as_they_are():
     module = deferred(lambda: {"w": torch.randn(3), "kept": kept})
     assert [(each.name, each.laws is None) for each in declarations(module)] == [("w", False), ("kept", True)]
     assert declarations(module)[1].replay(0).tolist() == [1.5, 2.5]
-    materialize(module, seed=1, dtype=torch.float64)
+    with pytest.warns(KeptWarning, match="^kept is real already, not by tritonparam, and keeps the values"):
+        materialize(module, seed=1, dtype=torch.float64)
     assert module.kept is kept
     assert (kept.dtype, kept.tolist()) == (torch.float32, [1.5, 2.5])
     before = module.w.detach().clone()
-    assert materialize(module, seed=2, dtype=torch.bfloat16) is module
+    with pytest.warns(KeptWarning) as told:
+        assert materialize(module, seed=2, dtype=torch.bfloat16) is module
+    begin = "materialize did nothing: "
+    assert [str(each.message).startswith(begin) for each in told] == [True, True]
+    assert "w is real already, with the values of seed 1, and keeps them. For values of seed 2" in str(told[1].message)
     assert torch.equal(module.w, before)
     linear = nn.Linear(2, 2)
-    assert materialize(linear) is linear
+    with pytest.warns(KeptWarning, match="did nothing: weight, bias are real already, not by tritonparam"):
+        assert materialize(linear) is linear
     assert materialize(nn.ReLU()) is not None
 
 
@@ -185,7 +191,7 @@ def test_tensors_that_were_never_written_are_named():
         ({"device": "abacus"}, ValueError, "device must be a cpu or cuda device, got 'abacus'"),
         ({"device": "meta"}, ValueError, "device must be a cpu or cuda device, got 'meta'"),
         ({"device": "cuda:77"}, ValueError, "device must be a device of this machine, got 'cuda:77'"),
-        ({"device": 3.5}, TypeError, "device must be a string or a torch.device, got 3.5"),
+        ({"device": 3.5}, TypeError, "device must be a string, an int or a torch.device, got 3.5"),
         ({"dtype": torch.int32}, ValueError, "dtype must be a floating-point dtype, got torch.int32"),
         ({"dtype": "quick"}, ValueError, "dtype must be one of .*, got 'quick'"),
         ({"dtype": 5}, TypeError, "dtype must be one of .*got 5"),

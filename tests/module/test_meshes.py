@@ -65,6 +65,7 @@ def test_fully_shard_over_tensor_parallelism_and_over_replicas(rank, whole):
         check(materialize(model, seed=5), whole)
 
 
+@pytest.mark.filterwarnings("ignore::tritonparam.KeptWarning")
 @pytest.mark.parametrize("rank", range(2))
 def test_memory_that_to_empty_made_is_filled_in_place(rank, whole):
     with mesh_of([2], rank) as mesh:
@@ -99,6 +100,7 @@ def test_memory_that_to_empty_made_of_inference_tensors_is_filled(whole):
         check(materialize(model, seed=5), whole, lean=False)
 
 
+@pytest.mark.filterwarnings("ignore::tritonparam.KeptWarning")
 def test_memory_that_to_empty_made_is_real_once_it_was_filled(whole):
     """Whatever torch counts of the writes: nothing is made a second time."""
     with mesh_of([2]) as mesh:
@@ -158,6 +160,7 @@ def test_layers_that_copy_one_draw_keep_it_without_the_first_of_them():
         assert torch.equal(tensor, want[name.replace(f"layers.{place}.", f"layers.{place + 1}.")])
 
 
+@pytest.mark.filterwarnings("ignore::tritonparam.DeferredWarning")
 def test_wrapped_modules_have_the_values_that_they_have_bare(whole):
     checkpoint = pytest.importorskip("torch.distributed.algorithms._checkpoint.checkpoint_wrapper")
     model = built()

@@ -12,6 +12,8 @@ from tritonparam import deferred_init, materialize
 from tritonparam.tensor import mesh_boxes
 
 
+@pytest.mark.filterwarnings("ignore::tritonparam.DeferredWarning")
+@pytest.mark.filterwarnings("ignore::tritonparam.KeptWarning")
 @pytest.mark.parametrize("write", ["state dict", "data", "to_local", "itself"])
 def test_what_is_written_to_a_shard_without_values_counts_or_is_an_error(write, whole):
     """In memory of to_empty it is there to stay; without memory nothing could take note of it."""
@@ -43,6 +45,7 @@ def test_what_is_written_to_a_shard_without_values_counts_or_is_an_error(write, 
             check(model, rest | {"emb.weight": nn.Parameter(torch.full((11, 7), 3.0))}, lean=False)
 
 
+@pytest.mark.filterwarnings("ignore::tritonparam.KeptWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("cast", [True, False], ids=["cast", "materialize"])
 def test_memory_without_values_has_none_after_a_cast(dtype, cast, whole):

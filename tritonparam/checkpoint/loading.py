@@ -22,7 +22,7 @@ from tritonparam.checkpoint.targets import Layouts, Renaming, Slot, Target, lay_
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module import Facts, agreed, note_loaded, recording_paused
 from tritonparam.plan import named_device, resolve_backend
-from tritonparam.stream import Generator
+from tritonparam.stream import seed_or_default
 from tritonparam.tensor import REALIZING
 
 
@@ -34,8 +34,8 @@ def load(
     mapping: Renaming = None,
     layouts: Layouts = None,
     rank: int | None = None,
-    seed: int = 0,
-    device: torch.device | str | None = None,
+    seed: int | None = None,
+    device: torch.device | str | int | None = None,
     dtype: DTypeLike | None = None,
     backend: str | None = None,
     progress: bool | None = None,
@@ -72,8 +72,8 @@ def load(
             a mapping from names to these.
         rank: The process that layouts are looked at for; None for this one.
         seed: Of what is initialized in a module, as for `materialize`. Parameters have theirs.
-        device: A CPU or CUDA device for what is lazy or deferred; None for torch's default one, and for the one a
-            deferred tensor was made for, or that of its mesh.
+        device: A CPU or CUDA device for what is lazy or deferred, an int being a CUDA device; None for torch's default
+            one, and for the one a deferred tensor was made for, or that of its mesh.
         dtype: A floating-point dtype for the parameters among what is lazy or deferred, and for the buffers whose dtype
             the constructor left to torch's default. A buffer for which it named one, such as the `inv_freq` of rotary
             embeddings, keeps it, as in `materialize` and with `from_pretrained(dtype=)` of transformers. None for the
@@ -125,7 +125,7 @@ def load(
         def prepare() -> _Prepared:
             checked_bool("strict", strict)
             check_progress(progress)
-            chosen_seed, where, wanted = Generator(seed).seed, as_path(path), float_dtype(dtype)
+            chosen_seed, where, wanted = seed_or_default(seed), as_path(path), float_dtype(dtype)
             with REALIZING:  # and not while files are read, for which other threads, and forks, would wait
                 slots = slots_of(target)
                 if layouts is not None and isinstance(target, torch.nn.Module):
@@ -164,7 +164,7 @@ def load(
 
         def become() -> None:
             with REALIZING:
-                pending.become()
+                pending.become(work.seed)
                 if isinstance(target, torch.nn.Module):
                     note_loaded(target, (name for slot, _ in work.real for name in slot.names))
 

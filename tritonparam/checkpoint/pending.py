@@ -9,7 +9,7 @@ import torch
 
 from tritonparam.checkpoint.targets import Slot
 from tritonparam.dtype import as_dtype
-from tritonparam.module import Materialization, check_written, note_made, shown_by, surveyed
+from tritonparam.module import Materialization, check_written, note_made, shown_by, surveyed, unguard
 from tritonparam.parameter import Parameter
 from tritonparam.plan import Box, checked_device
 from tritonparam.tensor import Content, Tensor, empty, lazy_like, realize
@@ -27,8 +27,8 @@ class Pending(Protocol):
     def write(self, seed: int) -> Sequence[Outs]:
         """Allocate all, write what is not loaded, and give the memory for what is: groups, to be written in order."""
 
-    def become(self) -> None:
-        """Make all real, or none where one cannot be.
+    def become(self, seed: int) -> None:
+        """Make all real, or none where one cannot be; the seed is noted.
 
         Raises:
             RuntimeError: Something outside holds on to one of them.
@@ -39,7 +39,7 @@ def pending_of(
     target: object,
     loaded: Iterable[Slot],
     drawn: Iterable[Slot],
-    device: torch.device | str | None,
+    device: torch.device | str | int | None,
     dtype: torch.dtype | None,
     backend: str | None,
 ) -> Pending:
@@ -68,7 +68,7 @@ class _Deferred:
         module: torch.nn.Module,
         loaded: Iterable[Slot],
         drawn: Iterable[Slot],
-        device: torch.device | str | None,
+        device: torch.device | str | int | None,
         dtype: torch.dtype | None,
         backend: str | None,
     ) -> None:
@@ -95,9 +95,10 @@ class _Deferred:
         groups = self._work.outs(self._loaded.keys())
         return [[(self._slots[each, id(mine)], box, out) for each, mine, box, out in group] for group in groups]
 
-    def become(self) -> None:
+    def become(self, seed: int) -> None:
         self._work.take_over(self._module)
-        note_made(self._module, self._states)
+        note_made(self._module, self._states, seed=seed)
+        unguard(self._module)
         if self._survey is not None:
             self._survey.settle()
 
@@ -109,7 +110,7 @@ class _Lazy:
         self,
         loaded: Iterable[Slot],
         drawn: Iterable[Slot],
-        device: torch.device | str | None,
+        device: torch.device | str | int | None,
         dtype: torch.dtype | None,
         backend: str | None,
     ) -> None:
@@ -130,7 +131,7 @@ class _Lazy:
         self._values = outs | {slot: draft.torch for slot, draft in drafts.items()}
         return [[(slot, slot.box, out) for slot, out in outs.items()]]
 
-    def become(self) -> None:
+    def become(self, seed: int) -> None:
         lazy = self._loaded | self._drawn
         done: list[tuple[Tensor, torch.Tensor, Content | None]] = []
         try:

@@ -9,18 +9,20 @@ from __future__ import annotations
 from tritonparam.module.declaration import BoxLaw, Declaration, check_written, declarations, declared, surveyed
 from tritonparam.module.making import Facts, agreed, facts_of, held_of
 from tritonparam.module.materialization import Materialization, materialize, memory_peak, shown_by
-from tritonparam.module.recording import deferred_init, recording_paused
+from tritonparam.module.recording import DeferredWarning, deferred_init, recording_paused, unguard
 from tritonparam.module.source import Elements, Source
-from tritonparam.module.state_ledger import Ledger, LedgerRow, ledger, note_loaded, note_made, why_replayed
+from tritonparam.module.state_ledger import KeptWarning, Ledger, LedgerRow, ledger, note_loaded, note_made, why_replayed
 from tritonparam.module.tape import History
 from tritonparam.module.wrapping import param_init_fn
 
 __all__ = [
     "BoxLaw",
     "Declaration",
+    "DeferredWarning",
     "Elements",
     "Facts",
     "History",
+    "KeptWarning",
     "Ledger",
     "LedgerRow",
     "Materialization",
@@ -41,5 +43,6 @@ __all__ = [
     "recording_paused",
     "shown_by",
     "surveyed",
+    "unguard",
     "why_replayed",
 ]

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from tritonparam.plan import View
 
 _lock = across_forks()
 _blocks: Any = WeakIdKeyDictionary()
+_made: Any = WeakIdKeyDictionary()
 _found: weakref.WeakKeyDictionary[History, list[weakref.ref[torch.Tensor]]] = weakref.WeakKeyDictionary()
 
 
@@ -46,7 +47,7 @@ def note_loose(histories: Iterable[History], modules: Iterable[torch.nn.Module])
 
 
 def make_loose_real(
-    module: torch.nn.Module, sources: Mapping[Draw | Node, Source], seed: int, device: torch.device | str | None
+    module: torch.nn.Module, sources: Mapping[Draw | Node, Source], seed: int, device: torch.device | str | int | None
 ) -> None:
     """Make real what the blocks of `module`, now real itself, have made beside it; others' modules stay deferred.
 
@@ -111,8 +112,16 @@ def make_aliases_real(
                     _become([(mine, shows[history](View.of(mine)))], replayed)
 
 
-def _become(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], replayed: Replayed) -> None:
+def is_made_beside(tensor: torch.Tensor) -> bool:
+    """Whether a real tensor was deferred, and became real with a module that does not hold it."""
+    return tensor in _made
+
+
+def _become(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], replayed: Replayed) -> None:
     take_over(torch.nn.Module(), [("a tensor outside the module", mine, real) for mine, real in pairs], replayed)
+    with _lock:
+        for mine, _ in pairs:
+            _made[mine] = True
 
 
 def _is_known(history: History, sources: Mapping[Draw | Node, Source]) -> bool:

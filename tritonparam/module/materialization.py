@@ -35,23 +35,23 @@ from tritonparam.module.making import (
     write,
     write_placed,
 )
-from tritonparam.module.recording import recording_paused
+from tritonparam.module.recording import recording_paused, unguard
 from tritonparam.module.replay import Replay
-from tritonparam.module.state_ledger import ledger, note_made
+from tritonparam.module.state_ledger import ledger, note_made, warn_of_kept
 from tritonparam.module.takeover import take_over
 from tritonparam.module.tape import Version
 from tritonparam.module.traversal import Scripts
 from tritonparam.plan import Box, checked_device, placement
-from tritonparam.stream import Generator
+from tritonparam.stream import seed_or_default
 
 Patterns = str | Iterable[str]
 
 
 def materialize(
     module: torch.nn.Module,
+    seed: int | None = None,
     *,
-    seed: int = 0,
-    device: torch.device | str | None = None,
+    device: torch.device | str | int | None = None,
     dtype: DTypeLike | None = None,
     backend: str | None = None,
     prefix: str | None = None,
@@ -68,7 +68,8 @@ def materialize(
     All tensors whose elements have a known law are written by one plan; the others by doing again, on the host and in
     order, what the constructor did. Tensors stay the same objects, with their requires_grad, attributes and hooks, so
     an optimizer made before goes on working; what was tied, or a view of one storage, stays so. Tensors that are real
-    already stay as they are, whatever `device` and `dtype` say: on a module that is all real this does nothing.
+    already stay as they are, whatever `seed`, `device` and `dtype` say. Where these are parameters that were built
+    outside `deferred_init`, or that have the values of another seed, a `KeptWarning` says so.
 
     Values depend on the seed and on the fully qualified name and the index of each element. They do not depend on
     device, backend, other tensors, or the order of construction; dtype only rounds them. A part of a module that was
@@ -79,8 +80,10 @@ def materialize(
 
     Args:
         module: A module built inside `deferred_init`, all of it or in part.
-        seed: 0 <= seed < 2**64.
-        device: A CPU or CUDA device for all of it; None for the one each tensor was made for.
+        seed: 0 <= seed < 2**64; None for that of the `Generator` whose `with` block this is in, or else of `set_seed`,
+            which is 0 until it is called.
+        device: A CPU or CUDA device for all of it, an int being a CUDA device; None for the one each tensor was made
+            for.
         dtype: A floating-point dtype for all parameters, and for those buffers whose dtype the constructor left to
             torch's default. A buffer for which it named one (`dtype=`, `.float()`), such as the `inv_freq` of rotary
             embeddings, keeps it, as with `from_pretrained(dtype=)` of transformers; the running statistics of torch's
@@ -143,7 +146,7 @@ def materialize(
             if strict:
                 check_written(zeros)
             work = Materialization(survey.whole, [*own, *beyond], device, dtype, backend)
-            return _Prepared(Generator(seed).seed, survey, own, beyond, zeros, work)
+            return _Prepared(seed_or_default(seed), survey, own, beyond, zeros, work)
 
         def facts(found: _Prepared) -> tuple[int, Facts]:
             made = [each for each in (*found.own, *found.beyond) if each.history is not None]
@@ -161,9 +164,17 @@ def materialize(
         is_held_beyond = any(len(each.full_names) > 1 + len(each.aliases) for each in chosen)
         holder = (survey.whole, None) if is_held_beyond else (module, survey.scripts)
         processes.together(lambda: work.take_over(*holder), "materialize")
+        made = 0
         for owner, group in ((module, own), (survey.whole, beyond)):
-            note_made(owner, {each: "initialized" for each in group if each.history}, zeros)
+            fresh = {each: "initialized" for each in group if each.history}
+            note_made(owner, fresh, zeros, chosen_seed)
+            if is_held_beyond:
+                note_made(survey.whole, fresh, zeros, chosen_seed, by_full_names=True)
+            made += len(fresh)
         survey.settle()
+        unguard(module, is_real=only is None and skip is None)
+        if made < len(chosen):
+            warn_of_kept(module, [each for each in own if not each.history], len(own), chosen_seed)
     if report:
         sys.stdout.write(f"{ledger(module)}\n{work.summary(time.perf_counter() - begin)}\n")
     return module
@@ -256,7 +267,7 @@ class Materialization:
         self,
         module: torch.nn.Module,
         declared: Iterable[Declaration],
-        device: torch.device | str | None,
+        device: torch.device | str | int | None,
         dtype: DTypeLike | None,
         backend: str | None,
     ) -> None:

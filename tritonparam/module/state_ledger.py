@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,16 +12,18 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
-from tritonparam._arguments import shown
+from tritonparam._arguments import few, shown
 from tritonparam._locks import across_forks
 from tritonparam.module.covers import covers
 from tritonparam.module.declaration import BoxLaw, Declaration, check_module, surveyed
 from tritonparam.module.full_names import drawn_on_the_way
+from tritonparam.module.loose import is_made_beside
 from tritonparam.module.source import Source
 from tritonparam.module.tape import Drawn, Node, slice_of
 from tritonparam.module.traversal import child_of, unwrapped
 
 STATES = ("declared", "initialized", "loaded", "cloned", "given")
+_TOLD = 5  # names in a warning
 _COLUMNS = ("name", "kind", "shape", "dtype", "state", "law", "key", "why")
 _lock = across_forks()
 _notes: Any = WeakIdKeyDictionary()
@@ -43,6 +46,7 @@ class LedgerRow:
             "" where there are none.
         why: Why its values come from replay: the operation that gave them, and the first one that has no law. "" where
             they do not.
+        seed: That its values are of, if it is "initialized" or "cloned"; else None.
 
     Examples:
         >>> row = LedgerRow("w", (), "parameter", (2, 3), torch.float32, "given")
@@ -59,6 +63,7 @@ class LedgerRow:
     laws: tuple[BoxLaw, ...] | None = None
     key: str = ""
     why: str = ""
+    seed: int | None = None
 
     @property
     def law(self) -> str:
@@ -103,6 +108,8 @@ class Ledger:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
         counts = {state: sum(row.state == state for row in self.rows) for state in STATES}
         told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        seeds = sorted({row.seed for row in self.rows if row.seed is not None})
+        told += f" (seed {few(seeds, _TOLD)})" if seeds else ""
         total = f"{len(self.rows)} tensor{'' if len(self.rows) == 1 else 's'}"
         return "\n".join([*(line.rstrip() for line in lines), f"{total}: {told}" if told else total])
 
@@ -149,25 +156,71 @@ class _Note:
     tensor_type: type
 
 
-def note_made(module: torch.nn.Module, made: Mapping[Declaration, str], zeros: Iterable[Declaration] = ()) -> None:
+def note_made(
+    module: torch.nn.Module,
+    made: Mapping[Declaration, str],
+    zeros: Iterable[Declaration] = (),
+    seed: int | None = None,
+    by_full_names: bool = False,
+) -> None:
     """Remember how deferred tensors of `module` came to their values.
 
     Args:
         module: The one that the names of the declarations are in.
         made: What they declared, with "initialized" or "loaded".
         zeros: Those among them that have zeros where nothing was ever written.
+        seed: Of those that are not "loaded".
+        by_full_names: Whether it is their full names that are in `module`.
     """
     blank = set(zeros)
     for each, state in made.items():
         if state == "loaded":
             row = _plain_row(each, state)
         else:
-            sources = _drawn_from(each)
-            is_blank = each in blank
+            sources, is_blank = _drawn_from(each), each in blank
             is_clone = state == "initialized" and not is_blank and _is_clone(each, sources)
             why = "never written: 0" if is_blank else None
-            row = _declared_row(each, sources, "cloned" if is_clone else state, why)
-        _note(module, (each.name, *each.aliases), row)
+            row = _declared_row(each, sources, "cloned" if is_clone else state, why, seed)
+        _note(module, each.full_names if by_full_names else (each.name, *each.aliases), row)
+
+
+class KeptWarning(UserWarning):
+    """`materialize` left parameters as they were that it may have been called for."""
+
+
+def warn_of_kept(module: torch.nn.Module, kept: Iterable[Declaration], count: int, seed: int) -> None:
+    """Warn of parameters that were real before, and do not have the values of `seed`.
+
+    Args:
+        module: The one that the names of the declarations are in.
+        kept: Its tensors that were real before.
+        count: How many there are with those that were not.
+        seed: Of `materialize`.
+    """
+    of_others = [each for each in kept if each.kind == "parameter" and not is_made_beside(each.tensors[0])]
+    rows = [_row(module, each) for each in of_others]
+    begin = "materialize did nothing: " if rows and len(rows) == count else ""
+    given = [row.name for row in rows if row.state == "given"]
+    if given:
+        warnings.warn(
+            f"{begin}{_told(given)} real already, not by tritonparam, and keep{'s' if len(given) == 1 else ''} the "
+            "values. For those of the seed, build all of the module inside deferred_init()",
+            KeptWarning,
+            stacklevel=3,
+        )
+    others = {row.name: row.seed for row in rows if row.seed not in (None, seed)}
+    if others:
+        seeds = few(sorted({each for each in others.values() if each is not None}), _TOLD)
+        warnings.warn(
+            f"{begin}{_told(list(others))} real already, with the values of seed {seeds}, and keep"
+            f"{'s' if len(others) == 1 else ''} them. For values of seed {seed}, build the module again",
+            KeptWarning,
+            stacklevel=3,
+        )
+
+
+def _told(names: list[str]) -> str:
+    return f"{few(names, _TOLD)} {'is' if len(names) == 1 else 'are'}"
 
 
 def note_loaded(module: torch.nn.Module, names: Iterable[str]) -> None:
@@ -202,7 +255,8 @@ def _row(module: torch.nn.Module, each: Declaration) -> LedgerRow:
         with _lock:
             note: _Note | None = _notes.get(owner, {}).get(local)
         if note is not None and _is_of(note, each):
-            return replace(plain, state=note.row.state, laws=note.row.laws, key=note.row.key, why=note.row.why)
+            made = note.row
+            return replace(plain, state=made.state, laws=made.laws, key=made.key, why=made.why, seed=made.seed)
     return plain
 
 
@@ -221,10 +275,12 @@ def _plain_row(each: Declaration, state: str) -> LedgerRow:
     return LedgerRow(each.name, each.aliases, each.kind, each.shape, each.dtype, state)
 
 
-def _declared_row(each: Declaration, sources: list[Source], state: str, why: str | None = None) -> LedgerRow:
+def _declared_row(
+    each: Declaration, sources: list[Source], state: str, why: str | None = None, seed: int | None = None
+) -> LedgerRow:
     key = ", ".join(dict.fromkeys(_key(source) for source in sources))
     why = why_replayed(each) if why is None else why
-    return LedgerRow(each.name, each.aliases, each.kind, each.shape, each.dtype, state, each.laws, key, why)
+    return LedgerRow(each.name, each.aliases, each.kind, each.shape, each.dtype, state, each.laws, key, why, seed)
 
 
 def _drawn_from(each: Declaration) -> list[Source]:

@@ -12,19 +12,21 @@ class MissingDeviceError(ValueError):
     """A device that could be, and that this machine does not have."""
 
 
-def named_device(device: torch.device | str) -> torch.device:
-    """`device` as torch has it, wherever it is.
+def named_device(device: torch.device | str | int) -> torch.device:
+    """`device` as torch has it, wherever it is; an int is the index of a CUDA device.
 
     Raises:
-        TypeError: It is neither a string nor a torch.device.
+        TypeError: It is neither a string nor an int nor a torch.device.
         ValueError: It is the name of none.
 
     Examples:
         >>> named_device("cuda:3")
         device(type='cuda', index=3)
     """
+    if isinstance(device, int) and not isinstance(device, bool):
+        device = f"cuda:{device}"
     if not isinstance(device, (str, torch.device)):
-        raise TypeError(f"device must be a string or a torch.device, {got(device)}")
+        raise TypeError(f"device must be a string, an int or a torch.device, {got(device)}")
     try:
         place = torch.device(device)
         index = place.index or 0
@@ -36,15 +38,15 @@ def named_device(device: torch.device | str) -> torch.device:
     raise ValueError(f"device must be a cpu or cuda device, got {shown(device)}")
 
 
-def checked_device(device: torch.device | str | None, backend: str | None = None) -> torch.device:
+def checked_device(device: torch.device | str | int | None, backend: str | None = None) -> torch.device:
     """`device` as torch has it, if it is there and `backend` writes to it.
 
     Args:
-        device: A CPU or CUDA device; None for torch's default device.
+        device: A CPU or CUDA device, an int being a CUDA device; None for torch's default device.
         backend: As for `Plan`.
 
     Raises:
-        TypeError: device is neither a string nor a torch.device.
+        TypeError: device is neither a string nor an int nor a torch.device.
         ValueError: There is no such device (a MissingDeviceError, if other machines have it) or backend, or the two do
             not go together.
         ImportError: The backend is not installed.

@@ -14,7 +14,7 @@ from tritonparam.stream.fingerprint import (
     fingerprint_key,
     fingerprint_total,
 )
-from tritonparam.stream.generator import Generator, get_generator, get_seed, set_seed
+from tritonparam.stream.generator import Generator, get_generator, get_seed, seed_or_default, set_seed
 from tritonparam.stream.index import contiguous_start, flat_index
 from tritonparam.stream.key import STREAM_VERSION, derive_key, derive_keys
 from tritonparam.stream.law import (
@@ -59,6 +59,7 @@ __all__ = [
     "lower_normal",
     "lower_truncated_normal",
     "lower_uniform",
+    "seed_or_default",
     "set_seed",
 ]
 

@@ -116,6 +116,20 @@ def get_generator() -> Generator:
     return entered[-1] if entered else _default
 
 
+def seed_or_default(seed: int | None) -> int:
+    """`seed`, or that of `get_generator()` where it is None.
+
+    Raises:
+        TypeError, ValueError: As for `Generator`.
+
+    Examples:
+        >>> with Generator(7):
+        ...     seed_or_default(None), seed_or_default(3)
+        (7, 3)
+    """
+    return get_generator().seed if seed is None else _checked_seed(seed)
+
+
 def set_seed(seed: int) -> None:
     """Make the default generator a fresh one, with no name counted; tensors that exist keep their keys.
 

@@ -17,7 +17,7 @@ from tritonparam.tensor.storage import copy_of_array
 Result = TypeVar("Result")
 # Tensor has a property called torch, which hides the module from its annotations.
 TorchTensor = torch.Tensor
-Device = torch.device | str | None
+Device = torch.device | str | int | None
 
 
 def unwrapped(value: Any) -> Any:

@@ -10,7 +10,7 @@ import contextlib
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from tritonparam._arguments import shown
 from tritonparam.module.blueprint import Blueprint, replaced
 from tritonparam.module.full_names import remember
 from tritonparam.module.loose import note_loose
 from tritonparam.module.recording.dispatched import Dispatched
+from tritonparam.module.recording.early_use import guard
 from tritonparam.module.recording.memory import memory_answers
 from tritonparam.module.recording.patches import Patches
 from tritonparam.module.recording.recorder import Recorder, recorder
@@ -37,10 +39,22 @@ from tritonparam.module.traversal import tensors_within
 from tritonparam.stream import TruncatedNormal
 from tritonparam.tensor import is_dtensor
 
+_P = ParamSpec("_P")
+_Built = TypeVar("_Built")
 
-@contextlib.contextmanager
-def deferred_init() -> Iterator[None]:
+
+@overload
+def deferred_init() -> contextlib.AbstractContextManager[None]: ...
+
+
+@overload
+def deferred_init(build: Callable[_P, _Built], /, *args: _P.args, **kwargs: _P.kwargs) -> _Built: ...
+
+
+def deferred_init(build: Callable[..., Any] | None = None, /, *args: Any, **kwargs: Any) -> Any:
     """Run any torch constructor without allocating or drawing what it makes.
+
+    Either as a block, `with deferred_init(): model = build(...)`, or as a call, `model = deferred_init(build, ...)`.
 
     Tensors made inside are on the meta device and remember what was done to them; `materialize` makes them real. To the
     code inside they seem to be on the device they were made for. Where it asks for values (`item`, `tolist`, `if`),
@@ -53,6 +67,19 @@ def deferred_init() -> Iterator[None]:
     inside stays. Those of NumPy and Python go on, with a warning if they were drawn from. docs/limits.md has what does
     not go through.
 
+    Until it has values, a model that is run, or given a state dict to copy, raises an error; a state dict that is taken
+    of it gives a `DeferredWarning`.
+
+    Args:
+        build: What makes the model: a class or a function. None for a block.
+        args, kwargs: What it is called with.
+
+    Returns:
+        What `build` returns; without it, the block's context manager.
+
+    Raises:
+        TypeError: `build` cannot be called, or is a module that was built already.
+
     Examples:
         >>> import torch
         >>> from tritonparam import materialize
@@ -62,14 +89,27 @@ def deferred_init() -> Iterator[None]:
         True
         >>> materialize(model, seed=7).weight.is_meta
         False
+        >>> deferred_init(torch.nn.Linear, 4, 2, bias=False)
+        Linear(in_features=4, out_features=2, bias=False)
     """
+    if build is None and not args and not kwargs:
+        return _block()
+    if not callable(build) or isinstance(build, torch.nn.Module):
+        what = "a module that was built already, " if isinstance(build, torch.nn.Module) else ""
+        raise TypeError(f"build must be a class or a function that makes a model, got {what}{shown(build)}")
+    with _block():
+        return build(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _block() -> Iterator[None]:
     if recorder() is not None:
         yield
         return
     block = Recorder()
     states = contextlib.ExitStack()
     modules: list[torch.nn.Module] = []
-    watch(deferred_init)
+    watch(_block)
     try:
         with _built(block, modules), states:
             states.enter_context(_random_states(modules))
@@ -88,6 +128,7 @@ def _end(block: Recorder, modules: list[torch.nn.Module]) -> None:
     beside = block.begun_beside(whole) - _of_shards(whole)
     watch_modules(whole)
     block.wrappers.watch()
+    guard(outermost)
     if beside:
         for each in outermost:
             watch_attributes(each)

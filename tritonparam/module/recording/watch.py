@@ -27,6 +27,7 @@ from tritonparam.module.blueprint import (
     replaced,
 )
 from tritonparam.module.recording.notes import UNSEEN, check_unseen_write
+from tritonparam.module.recording.early_use import guard
 from tritonparam.module.recording.recorder import recorder
 from tritonparam.module.recording.refusals import refuse_fsdp1, refuse_wrapping, refuse_wrapping_in_blocks
 from tritonparam.module.tape import History, histories_alive
@@ -113,6 +114,7 @@ def _to_empty_kept(self: torch.nn.Module, *, device: Any, recurse: bool = True) 
         result = _to_empty(self, device=device, recurse=recurse)
     if blank:
         _watch_casts_of_shards()
+        guard([self], first=True)
     return result
 
 

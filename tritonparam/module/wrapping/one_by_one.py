@@ -12,19 +12,19 @@ from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module.blueprint import Blueprint, awaits_values
 from tritonparam.module.declaration import Declaration, Survey, check_module, check_written, surveyed, unwritten
 from tritonparam.module.materialization import Materialization
-from tritonparam.module.recording import check_unseen_writes, recording_paused
+from tritonparam.module.recording import check_unseen_writes, recording_paused, unguard
 from tritonparam.module.state_ledger import note_made
 from tritonparam.module.tape import History, Version
 from tritonparam.module.traversal import Scripts, unwrapped
 from tritonparam.plan import checked_device
-from tritonparam.stream import Generator
+from tritonparam.stream import seed_or_default
 
 
 def param_init_fn(
     model: torch.nn.Module,
     *,
-    seed: int = 0,
-    device: torch.device | str | None = None,
+    seed: int | None = None,
+    device: torch.device | str | int | None = None,
     dtype: DTypeLike | None = None,
     backend: str | None = None,
     strict: bool = True,
@@ -75,7 +75,7 @@ def param_init_fn(
         >>> model[0].weight.is_meta, torch.equal(model[1].weight, materialize(deferred(), seed=7)[1].weight)
         (True, True)
     """
-    seed = Generator(seed).seed
+    seed = seed_or_default(seed)
     check_module(model)
     checked_bool("strict", strict)
     with recording_paused(), torch.inference_mode(False), torch.no_grad():
@@ -108,7 +108,7 @@ class _OneByOne:
         survey: Survey,
         zeros: list[Declaration],
         seed: int,
-        device: torch.device | str | None,
+        device: torch.device | str | int | None,
         dtype: DTypeLike | None,
         backend: str | None,
     ) -> None:
@@ -181,7 +181,7 @@ class _OneByOne:
         own = [each for each in wanted if id(each) in self._own]
         beyond = [each for each in wanted if id(each) not in self._own]
         for owner, group in ((self._model, own), (self._whole, beyond)):
-            note_made(owner, dict.fromkeys(group, "initialized"), zeros)
+            note_made(owner, dict.fromkeys(group, "initialized"), zeros, self._seed)
         self._forget(module, wanted)
 
     def _forget(self, module: torch.nn.Module, made: list[Declaration]) -> None:
@@ -191,6 +191,8 @@ class _OneByOne:
             for tensor in (*each.tensors, *each.stand_ins):
                 self._by_tensor.pop(id(tensor), None)
         self._attributes.pop(id(module), None)
+        if not self._by_tensor:
+            unguard(self._model, is_real=True)
         blueprint = Blueprint.of(module)
         if blueprint is not None:
             blueprint.tensors = {name: each for name, each in blueprint.tensors.items() if History.of(each)}
