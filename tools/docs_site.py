@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PLACE = "repository"
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)#\s]+)(#[^)\s]*)?\)")
+ALWAYS = ("CHANGELOG.md", "CONTRIBUTING.md")  # in the navigation
 PICTURES = (".png", ".svg")
 LANGUAGES = {".py": "python", ".json": "json", ".csv": "text", ".txt": "text", ".toml": "toml", "": "text"}
 
@@ -29,9 +30,9 @@ def linked(folder: str, text: str) -> set[str]:
 
 
 def outside(docs: Path) -> set[str]:
-    """The paths of all files and folders outside docs/ that its pages link to, or that such a file links to."""
-    found: set[str] = set()
-    open_pages = [path.relative_to(ROOT).as_posix() for path in docs.rglob("*.md")]
+    """The paths of ALWAYS, and of all files and folders outside docs/ that pages of the site link to."""
+    found = set(ALWAYS)
+    open_pages = [*ALWAYS, *(path.relative_to(ROOT).as_posix() for path in docs.rglob("*.md"))]
     while open_pages:
         page = open_pages.pop()
         for target in linked(posixpath.dirname(page), (ROOT / page).read_text(encoding="utf-8")) - found:
