@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tritonparam import Generator, initializer
+from tritonparam import Generator, Parameter, Tensor, initializer
 from tritonparam.stream import generator as module
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -62,3 +62,13 @@ def test_tables_of_the_migration_guide_are_whole():
     assert len(rows) > 50
     for table in re.findall(r"(?:^\|.*\n)+", MIGRATION, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table[:80]
+
+
+def test_names_that_the_migration_guide_calls_missing_are_missing():
+    """A method that is added here has to leave the list."""
+    of_tensors, of_parameters = re.findall(r"^((?:`\w+`,?\.?\s)+)", MIGRATION.partition("## Not here")[2], re.MULTILINE)
+    for names, kind, least in ((of_tensors, Tensor, 250), (of_parameters, Parameter, 5)):
+        listed = re.findall(r"`(\w+)`", names)
+        assert len(listed) == len(set(listed)) > least
+        assert [name for name in listed if hasattr(kind, name)] == []
+    assert {"sum", "from_numpy", "T", "asnumpy"} & set(re.findall(r"`(\w+)`", of_tensors)) == {"sum", "from_numpy"}
