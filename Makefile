@@ -8,13 +8,14 @@ SIDE_BY_SIDE := -n auto --maxprocesses 8
 HERE := PYTHONPATH="$(CURDIR)" $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-gpu bench bench-gpu golden models faults fuzz dist
+.PHONY: help install demo check test test-gpu docs bench bench-gpu golden models faults fuzz dist
 
 help:
 	@echo "make demo       write a small Llama's checkpoint from its config, and look at it"
 	@echo "make check      lint, types, tests: what CI runs"
 	@echo "make test       the tests alone; ARGS='-k name' for some of them"
 	@echo "make test-gpu   the same tests, compiled, on a CUDA host; installs nothing"
+	@echo "make docs       build the documentation into site/; fetches nothing"
 	@echo "make bench      measure on this host's CPU; the README's table and the plots anew"
 	@echo "make bench-gpu  measure on a CUDA host; installs nothing"
 	@echo "make models     count the models that deferral builds as torch does: docs/models.md; half an hour"
@@ -48,6 +49,10 @@ test: install
 test-gpu:
 	$(PYTHON) -c "import torch; torch.cuda.init(); print(torch.cuda.get_device_name())"
 	$(HERE) -m pytest --doctest-ignore-import-errors $(ARGS)
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html; the search needs a server: $(BIN)/python -m http.server --directory site"
 
 bench: install
 	$(BIN)/python -m bench --device cpu $(ARGS)

@@ -87,7 +87,7 @@ def load(
         deadline: Seconds to wait, if they compare, for a process that gives no sign of life.
 
     Returns:
-        What became of which tensor.
+        The names of the tensors that were loaded, initialized or kept, and of those that only the checkpoint has.
 
     Raises:
         TypeError: An argument has none of these types, or a dtype does not go into the one here, or torch has none for

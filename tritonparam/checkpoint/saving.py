@@ -99,9 +99,9 @@ def save(
     - Where tensors are boxes of larger ones (DTensors, FullyShardedDataParallel), each process writes the boxes that it
       holds, as torch.distributed.checkpoint's HuggingFaceStorageWriter does; what several hold is written once.
 
-    With rank and world_size processes say nothing to each other, and the last to finish gives the folder its name; what
-    is whole is written by rank 0. (A save of which only some processes had begun, and were done, cannot be told from
-    the next one, unless `metadata` differs, say by the step: delete its ".partial" folder.)
+    With rank and world_size processes say nothing to each other, and the last to finish gives the folder its name; rank
+    0 writes what is whole. If a save was abandoned after every process that had begun was done, the next save cannot
+    tell it from its own work, unless `metadata` differs (put the step into it): delete its ".partial" folder.
 
     Args:
         target: As for `load`; a module that is not deferred.

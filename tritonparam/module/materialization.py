@@ -65,11 +65,11 @@ def materialize(
 ) -> torch.nn.Module:
     """Make the deferred parameters and buffers of `module` real, in place; a call that raises changes nothing.
 
-    All tensors whose elements have a known law are written by one plan; the others by doing again, on the host and in
+    One plan writes all tensors whose elements have a known law. For the others, torch runs again, on the host and in
     order, what the constructor did. Tensors stay the same objects, with their requires_grad, attributes and hooks, so
-    an optimizer made before goes on working; what was tied, or a view of one storage, stays so. Tensors that are real
-    already stay as they are, whatever `seed`, `device` and `dtype` say. Where these are parameters that were built
-    outside `deferred_init`, or that have the values of another seed, a `KeptWarning` says so.
+    an optimizer made before goes on working. Tied tensors stay tied, and views of one storage stay views of it. Tensors
+    that are real already stay as they are, whatever `seed`, `device` and `dtype` say; a `KeptWarning` names parameters
+    among them that were not made by tritonparam, or have the values of another seed.
 
     Values depend on the seed and on the fully qualified name and the index of each element. They do not depend on
     device, backend, other tensors, or the order of construction; dtype only rounds them. A part of a module that was

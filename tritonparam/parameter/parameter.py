@@ -27,7 +27,7 @@ class Parameter(Attributes):
     the same object when this becomes real, so an optimizer may be made before or after. What torch writes into it while
     this is lazy does not last; `copy_`, and so a module's `load_state_dict`, says so (RuntimeError): give `set_data`
     the values, or make this real first. With assign=True, `load_state_dict` puts other objects into the module, which
-    are not this parameter's. A module that is copied or pickled keeps its tie to a lazy parameter if that goes along.
+    are not this parameter's. Copy or pickle a module together with its lazy parameter: otherwise the link is lost.
 
     MindSpore makes the parameter real at once unless a parallel mode is set, and the tensor that it is made from with
     it. Here both stay as they are.

@@ -13,7 +13,7 @@ from tritonparam.plan.memory import check_memory, is_deferred
 
 
 class Sum:
-    """The sums over one box of a global tensor: element j (a multi-index) of `source` is its element `offsets + j`.
+    """The sums over one box of a global tensor: `source[j]` is the element at position `offsets + j`.
 
     Attributes:
         source: What is read, of any strides; a complex tensor as pairs of reals.

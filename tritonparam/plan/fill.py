@@ -18,7 +18,7 @@ _LAW_TYPES = tuple(LAWS.values())
 
 
 class Fill:
-    """Write one box of a global tensor: element j (a multi-index) of `out` becomes its element `offsets + j`.
+    """Write one box of a global tensor: `out[j]` gets the value at position `offsets + j` of the global tensor.
 
     Attributes:
         out: Where the values go: the box, of any strides without overlap. Its shape is the box's sizes, its dtype the

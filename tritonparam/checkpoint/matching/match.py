@@ -232,7 +232,7 @@ class Match:
             yield Move(out if part.sizes == box.sizes else part.within(box).of(out), source)
 
     def report(self) -> LoadReport:
-        """What became of which tensor, once all is done."""
+        """The names of what was loaded, initialized and kept, once all is done."""
         loaded, drawn, kept = (tuple(slot.name for slot in slots) for slots in (self.found, self.drawn, self._kept))
         return LoadReport(loaded, drawn, kept, self._unexpected, tuple(self._conflicting))
 

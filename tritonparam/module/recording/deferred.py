@@ -57,15 +57,15 @@ def deferred_init(build: Callable[..., Any] | None = None, /, *args: Any, **kwar
     Either as a block, `with deferred_init(): model = build(...)`, or as a call, `model = deferred_init(build, ...)`.
 
     Tensors made inside are on the meta device and remember what was done to them; `materialize` makes them real. To the
-    code inside they seem to be on the device they were made for. Where it asks for values (`item`, `tolist`, `if`),
-    these are computed, from random numbers that are the same for every seed if need be. Operations on tensors that were
-    made outside are done at once. A `torch.Generator` that is given to a random function is obeyed.
+    code inside they seem to be on the device they were made for. If the constructor reads a value (`item`, `tolist`,
+    `if`), it is computed on the spot; random values are then fixed ones that ignore the seed. Operations on tensors
+    that were made outside are done at once. A `torch.Generator` that is given to a random function is obeyed.
 
-    Holds for the current thread or asyncio task, and for threads that are started in it meanwhile. May be nested and
-    entered again: a model goes on being recorded, also when it is copied (pickles lose what they remember, and
-    `materialize` names them). Nothing deferred moves torch's own random states (host and CUDA), and no seed that is set
-    inside stays. Those of NumPy and Python go on, with a warning if they were drawn from. docs/limits.md has what does
-    not go through.
+    The block holds for the current thread or asyncio task, and for threads that are started in it meanwhile. Blocks may
+    be nested, and a second block goes on recording the model of the first. Copies of a model are recorded as well;
+    pickles are not, and `materialize` names them. The block leaves torch's random states (host and CUDA) as they were.
+    Those of NumPy and Python go on, with a warning if they were drawn from. docs/limits.md lists what
+    cannot be deferred.
 
     Until it has values, a model that is run, or given a state dict to copy, raises an error; a state dict that is taken
     of it gives a `DeferredWarning`.
