@@ -19,9 +19,9 @@ NOT_MEASURED = "not measured"
 MODELS = {"gpt2": "GPT-2", "llama-3.2-1b": "Llama 3.2 1B", "llama-2-7b": "Llama 2 7B"}
 OWN = ("tritonparam triton", "tritonparam cpu")
 TITLES = {
-    CONSTRUCT: "from constructor to ready tensors: `deferred_init` + `materialize`; `from_config`",
-    end_to_end.INIT: "from config to checkpoint: `tritonparam init`; `from_config` + `save_pretrained`",
-    LOAD: "from checkpoint to a new model: `deferred_init` + `load`; `from_pretrained`",
+    CONSTRUCT: "from constructor to ready tensors: `deferred_init` + `materialize` / `from_config`",
+    end_to_end.INIT: "from config to checkpoint: `tritonparam init` / `from_config` + `save_pretrained`",
+    LOAD: "from checkpoint to a new model: `deferred_init` + `load` / `from_pretrained`",
 }
 
 
@@ -38,9 +38,9 @@ class Call(NamedTuple):
 
 BUILT = ("tritonparam triton, plan built too",)
 CALLS = (
-    Call("from checkpoint into tensors: `load`; `load_file` + copies", "load", "GPT-2", "float32", "GPT-2 124M", OWN),
-    Call("ones into tensors: `Plan(fills).run()`; `fill_`", "ones", "GPT-2", "float32", "GPT-2 124M", BUILT),
-    Call("normals into tensors: `Plan(fills).run()`; `normal_`", "normal", "GPT-2", "float32", "GPT-2 124M", BUILT),
+    Call("from checkpoint into tensors: `load` / `load_file` + copies", "load", "GPT-2", "float32", "GPT-2 124M", OWN),
+    Call("ones into tensors: `Plan(fills).run()` / `fill_`", "ones", "GPT-2", "float32", "GPT-2 124M", BUILT),
+    Call("normals into tensors: `Plan(fills).run()` / `normal_`", "normal", "GPT-2", "float32", "GPT-2 124M", BUILT),
     Call("the same", "normal", "Llama 2 7B", "bfloat16", "Llama 2 7B", BUILT),
 )
 
@@ -49,23 +49,22 @@ def summary(results: Path) -> str:
     """The README's table: seconds of what people call, by us and by others, on the devices that it speaks of."""
     ways = _ways(results)
     calls = [row for path in sorted(results.glob("*.csv")) for row in rows.read(path)]
-    head = [f"{name}: {maker}" for name in DEVICES.values() for maker in ("tritonparam", "others")]
-    lines = [("seconds", "model", *head), ("---", "---", *("--:" for _ in head))]
+    lines = [("seconds: ours / others", "model", *DEVICES.values()), ("---", "---", *("--:" for _ in DEVICES))]
     for op, title in TITLES.items():
         for model in ("gpt2", "llama-2-7b"):
             found = [row for row in ways if (row.op, row.workload) == (op, model)]
             dtype = next(job.dtype for job in end_to_end.jobs() if job.name == model)
-            cells = [_least(found, device, ours) for device in DEVICES for ours in (True, False)]
+            cells = [_cell(*(_least(found, device, ours) for ours in (True, False))) for device in DEVICES]
             lines.append((title if model == "gpt2" else "the same", f"{MODELS[model]}, {dtype}", *cells))
     for call in CALLS:
-        cells = [_median(calls, call, device, makers) for device in DEVICES for makers in (call.ours, ("torch",))]
-        # A peer alone says nothing.
-        cells = [cell for n in (0, 2) for cell in (cells[n : n + 2] if NOT_MEASURED not in cells[n : n + 2] else _NONE)]
+        cells = [_cell(*(_median(calls, call, device, by) for by in (call.ours, ("torch",)))) for device in DEVICES]
         lines.append((call.title, f"{call.model}, {call.dtype}", *cells))
     return markdown(lines)
 
 
-_NONE = [NOT_MEASURED, NOT_MEASURED]
+def _cell(ours: str, others: str) -> str:
+    """Both, or that ours is not measured: a peer alone says nothing."""
+    return NOT_MEASURED if ours == NOT_MEASURED else f"{ours} / {others}"
 
 
 def _ways(results: Path) -> list[end_to_end.Row]:
