@@ -8,7 +8,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 8
 HERE := PYTHONPATH="$(CURDIR)" $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-gpu docs bench bench-gpu golden models faults fuzz dist
+.PHONY: help install demo check test test-gpu docs bench bench-gpu bench-readme golden models faults fuzz dist
 
 help:
 	@echo "make demo       write a small Llama's checkpoint from its config, and look at it"
@@ -16,8 +16,9 @@ help:
 	@echo "make test       the tests alone; ARGS='-k name' for some of them"
 	@echo "make test-gpu   the same tests, compiled, on a CUDA host; installs nothing"
 	@echo "make docs       build the documentation into site/; fetches nothing"
-	@echo "make bench      measure on this host's CPU; the README's table and the plots anew"
-	@echo "make bench-gpu  measure on a CUDA host; installs nothing"
+	@echo "make bench      measure on this host's CPU: rows in bench/results, and no more; half an hour"
+	@echo "make bench-gpu  measure on a CUDA host, likewise; installs nothing; ten minutes"
+	@echo "make bench-readme  the tables of README and docs, and the README's picture, from the rows"
 	@echo "make models     count the models that deferral builds as torch does: docs/models.md; half an hour"
 	@echo "make faults     kill, interrupt and starve save and init at every file operation; ten minutes"
 	@echo "make fuzz       bad arguments and changed files by the ten thousand, counted; FUZZ=500 for more; some minutes"
@@ -41,6 +42,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m bench table --check README.md docs/benchmarks.md
+	$(BIN)/python -m bench plot --check
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test: install
@@ -55,12 +57,15 @@ docs: install
 	@echo "site/index.html; the search needs a server: $(BIN)/python -m http.server --directory site"
 
 bench: install
+	@echo "all cases of this host's CPU: about 25 minutes on two cores; ARGS='--only TEXT' for some of them"
 	$(BIN)/python -m bench --device cpu $(ARGS)
+
+bench-readme: install
 	$(BIN)/python -m bench table --write README.md docs/benchmarks.md
 	$(BIN)/python -m bench plot
-	$(BIN)/python -m pytest bench --benchmark-only
 
 bench-gpu:
+	@echo "all cases of a CUDA device: about 10 minutes on an H100; ARGS='--only TEXT' for some of them"
 	$(HERE) -m bench --device cuda $(ARGS)
 
 golden: install

@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, and make the README's table and the plots from what was measured."""
+"""`python -m bench`: measure, and make the tables and the picture from what was measured."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
-from bench import host, plot, rows, run, table
+from bench import host, pages, plot, rows, run, table
 from bench.cases import cases
 from bench.construction import construction_cases, measure_construction
 from bench.copies import copy_cases
 from bench.fingerprints import fingerprint_cases
 
 RESULTS = Path(__file__).parent / "results"
+PICTURE = "fills.png"
 
 
 def measure(arguments: argparse.Namespace) -> int:
@@ -67,7 +68,7 @@ def show_table(arguments: argparse.Namespace) -> int:
 def _table_in(path: Path, arguments: argparse.Namespace) -> int:
     try:
         text = path.read_text()
-        renewed = table.renew(text, arguments.results)
+        renewed = pages.renew(text, arguments.results)
     except (OSError, ValueError) as error:
         return _fail(f"{path}: {error}", 1)
     if arguments.write:
@@ -79,11 +80,16 @@ def _table_in(path: Path, arguments: argparse.Namespace) -> int:
 
 
 def draw(arguments: argparse.Namespace) -> int:
-    """Draw a picture of each file of rows, beside it."""
-    for path in sorted(arguments.results.glob("*.csv")):
-        picture = path.with_suffix(".png")
-        plot.plot(rows.read(path), picture)
-        print(picture)
+    """Draw the README's picture beside the rows, or check that it is of them."""
+    picture = arguments.results / PICTURE
+    if arguments.check:
+        right = plot.is_of(arguments.results, picture)
+        return 0 if right else _fail(f"{picture} is not of the rows: python -m bench plot", 1)
+    try:
+        plot.plot(arguments.results, picture)
+    except ValueError as error:
+        return _fail(str(error), 1)
+    print(picture)
     return 0
 
 
@@ -108,13 +114,14 @@ def _parser() -> argparse.ArgumentParser:
     out = "folder for the rows; bench/results by default, with --quick none"
     parser.add_argument("--out", metavar="DIR", type=Path, help=out)
     commands = parser.add_subparsers()
-    shown = commands.add_parser("table", description=show_table.__doc__, help="the tables in the docs")
+    shown = commands.add_parser("table", description=show_table.__doc__, help="the tables in README and docs")
     shown.set_defaults(run=show_table)
     what = shown.add_mutually_exclusive_group()
     what.add_argument("--check", metavar="FILE", nargs="+", type=Path, default=[], help="1 if rows give others")
     what.add_argument("--write", metavar="FILE", nargs="+", type=Path, default=[], help="put tables between the marks")
-    drawn = commands.add_parser("plot", description=draw.__doc__, help="the plots")
+    drawn = commands.add_parser("plot", description=draw.__doc__, help="the README's picture")
     drawn.set_defaults(run=draw)
+    drawn.add_argument("--check", action="store_true", help="1 if it is not of the rows")
     for command in (shown, drawn):
         command.add_argument("--results", metavar="DIR", type=Path, default=RESULTS, help="folder with the rows")
     return parser

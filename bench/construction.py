@@ -194,10 +194,25 @@ def _fault(case: ConstructionCase, models: Models, ours: bool) -> str | None:
         ]:
             return "it declares something else than another model of the same config"
         return next((f"{name} is real" for name, tensor in tensors.items() if not tensor.is_meta), None)
-    for each in models.declared:
+    return fault_of(tensors, models.declared, models.device, ours)
+
+
+def fault_of(
+    tensors: Mapping[str, torch.Tensor], declared: Sequence[Declaration], device: torch.device, ours: bool
+) -> str | None:
+    """What is wrong with tensors that hold what a deferred model declares, or None.
+
+    Args:
+        tensors: By name.
+        declared: By the deferred model.
+        device: Where they are to be.
+        ours: Whether they were made with the seed SEED, so that they have the bits that the NumPy definition gives, and
+            not only values of the same laws.
+    """
+    for each in declared:
         tensor = tensors[each.name].detach()
-        if tensor.device.type != models.device.type or tensor.dtype != each.dtype:
-            return f"{each.name} has {tensor.dtype} on {tensor.device}, not {each.dtype} on {models.device}"
+        if tensor.device.type != device.type or tensor.dtype != each.dtype:
+            return f"{each.name} has {tensor.dtype} on {tensor.device}, not {each.dtype} on {device}"
         fault = _implausible(each, tensor) or (_other_values(each, tensor) if ours else None)
         if fault is not None:
             return f"{each.name}: {fault}"

@@ -1,6 +1,7 @@
 """The rows: one a case, with all that is needed to know what was measured, kept as CSV, one file a device.
 
 A full run replaces the file of its device; a run of some of the cases replaces their rows. Earlier rows are in git.
+Rows of whole processes (bench.end_to_end) are of another kind, and in a folder of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import torch
 
@@ -39,7 +41,19 @@ class Environment:
 
 
 @dataclass(frozen=True)
-class Row(Environment):
+class OfACase(Environment):
+    """A row that takes the place of an older one of its case."""
+
+    IDENTITY: ClassVar[tuple[str, ...]]
+
+    @property
+    def case(self) -> tuple[str, ...]:
+        """What is replaced when it is measured again."""
+        return tuple(str(getattr(self, name)) for name in self.IDENTITY)
+
+
+@dataclass(frozen=True)
+class Row(OfACase):
     """One measurement.
 
     Attributes:
@@ -74,12 +88,10 @@ class Row(Environment):
     elements_per_s: float
     fraction_of_ceiling: float
 
-    @property
-    def case(self) -> tuple[str, ...]:
-        """What is replaced when it is measured again."""
-        return self.op, self.provider, self.workload, self.dtype, str(self.threads), self.mode
+    IDENTITY: ClassVar[tuple[str, ...]] = ("op", "provider", "workload", "dtype", "threads", "mode")
 
 
+Kind = TypeVar("Kind", bound=OfACase)
 COLUMNS = [field.name for field in fields(Row)]
 _TYPES = {"int": int, "float": float, "str": str}
 
@@ -143,15 +155,25 @@ def read(path: Path) -> list[Row]:
     Raises:
         ValueError: Its columns are others.
     """
+    return read_as(Row, path)
+
+
+def read_as(kind: type[Kind], path: Path) -> list[Kind]:
+    """The rows of a file, of any kind.
+
+    Raises:
+        ValueError: Its columns are others.
+    """
+    types = {field.name: _TYPES[str(field.type)] for field in fields(kind)}
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
-        if reader.fieldnames != COLUMNS:
-            raise ValueError(f"{path} must have the columns {COLUMNS}, got {reader.fieldnames}")
-        return [Row(**{f.name: _TYPES[str(f.type)](record[f.name]) for f in fields(Row)}) for record in reader]
+        if reader.fieldnames != [*types]:
+            raise ValueError(f"{path} must have the columns {[*types]}, got {reader.fieldnames}")
+        return [kind(**{name: of(record[name]) for name, of in types.items()}) for record in reader]
 
 
-def write(folder: Path, rows: Iterable[Row], whole: bool) -> list[Path]:
-    """Write rows to the files of their devices.
+def write(folder: Path, rows: Iterable[OfACase], whole: bool) -> list[Path]:
+    """Write rows of one kind to the files of their devices.
 
     Args:
         folder: Made if it is not there.
@@ -162,17 +184,15 @@ def write(folder: Path, rows: Iterable[Row], whole: bool) -> list[Path]:
         The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    by_path: dict[Path, dict[tuple[str, ...], Row]] = {}
+    by_path: dict[Path, dict[tuple[str, ...], OfACase]] = {}
     for row in rows:
         path = path_of(folder, row.device)
         if path not in by_path:
-            by_path[path] = {old.case: old for old in read(path)} if path.exists() and not whole else {}
+            kept = path.exists() and not whole
+            by_path[path] = {old.case: old for old in read_as(type(row), path)} if kept else {}
         by_path[path][row.case] = row
-    for path, kept in by_path.items():
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: _shown(v) for k, v in asdict(row).items()} for row in kept.values())
+    for path, found in by_path.items():
+        write_table(path, [*found.values()])
     return list(by_path)
 
 

@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md and the README's, made from the rows and from nothing else."""
+"""All rows as tables, one device after the other, made from the rows and from nothing else."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ from bench.construction import OPS as CONSTRUCTION
 from bench.copies import OPS, OURS, PLAIN_COPY
 from bench.fingerprints import OP as READ
 from bench.fingerprints import PLAIN_SUM
-from bench.rows import Row, read
+from bench.rows import Environment, Row, read
 
 CEILINGS = (PLAIN_FILL, PLAIN_COPY, PLAIN_SUM)
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"  # of all tables
-SUMMARY, SUMMARY_END = "<!-- bench:summary:begin -->", "<!-- bench:summary:end -->"  # of the README's
-OWN = ("tritonparam triton", "tritonparam cpu")
-IN_SUMMARY = ("normal", "uniform", "truncated_normal", "ones")
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -24,7 +20,7 @@ def render(rows: Sequence[Row]) -> str:
     rows = [row for row in rows if row.op not in CONSTRUCTION]
     values = [row for row in rows if row.mode != "host"]
     host = [row for row in rows if row.mode == "host"]
-    parts = [f"**{_names(row.device for row in rows)}**"]
+    parts = [f"**{names(row.device for row in rows)}**"]
     fills = [row for row in values if row.op not in (*OPS, READ)]
     copies = [row for row in values if row.op in OPS]
     reads = [row for row in values if row.op == READ]
@@ -41,11 +37,12 @@ def render(rows: Sequence[Row]) -> str:
         parts.append(f"{text}\n\n{_throughput('read', reads)}")
     if host:
         parts.append(_host(host))
-    parts.append(_origin(rows))
+    parts.append(origin(rows))
     return "\n\n".join(parts)
 
 
-def _names(found: Iterable[str]) -> str:
+def names(found: Iterable[str]) -> str:
+    """Each once, in order, for a sentence."""
     return ", ".join(dict.fromkeys(found))
 
 
@@ -54,15 +51,16 @@ def _throughput(title: str, rows: Sequence[Row]) -> str:
     modes = list(dict.fromkeys(row.mode for row in rows))
     makers = list(dict.fromkeys((row.provider, row.mode) for row in rows))
     makers.sort(key=lambda maker: maker[0] in CEILINGS)
-    cells = {(_job(row), (row.provider, row.mode)): row for row in rows}
+    cells = {(job_of(row), (row.provider, row.mode)): row for row in rows}
     head = [f"{provider} ({mode})" if len(modes) > 1 else provider for provider, mode in makers]
     lines = [(title, "dtype", "tensors", "threads", *head), ("---", "---", "---", "--:", *("--:" for _ in makers))]
-    for job in dict.fromkeys(map(_job, rows)):
+    for job in dict.fromkeys(map(job_of, rows)):
         lines.append((*job, *(_cell(cells.get((job, maker))) for maker in makers)))
-    return _markdown(lines)
+    return markdown(lines)
 
 
-def _job(row: Row) -> tuple[str, str, str, str]:
+def job_of(row: Row) -> tuple[str, str, str, str]:
+    """What is done, in which dtype, of what, with how many threads."""
     return row.op.replace("_", " "), row.dtype, row.workload, str(row.threads)
 
 
@@ -89,85 +87,48 @@ def significant(value: float, digits: int = 3) -> str:
 
 def _ratios(rows: Sequence[Row]) -> str:
     """Jobs down, kinds of memory across: torch's time over that of the compiled loops; nothing where there are none."""
-    times = {(_job(row), row.provider, row.mode): row.median_s for row in rows}
+    times = {(job_of(row), row.provider, row.mode): row.median_s for row in rows}
     modes = list(dict.fromkeys(row.mode for row in rows))
     lines = [("fill", "dtype", "tensors", "threads", *modes), ("---", "---", "---", "--:", *("--:" for _ in modes))]
-    for job in dict.fromkeys(_job(row) for row in rows if row.provider == OURS["cpu"]):
+    for job in dict.fromkeys(job_of(row) for row in rows if row.provider == OURS["cpu"]):
         pairs = [(times.get((job, "torch", mode)), times.get((job, OURS["cpu"], mode))) for mode in modes]
         lines.append((*job, *(significant(torch / own, 2) if torch and own else "" for torch, own in pairs)))
-    return _markdown(lines) if len(lines) > 2 else ""
+    return markdown(lines) if len(lines) > 2 else ""
 
 
 def _host(rows: Sequence[Row]) -> str:
     lines: list[tuple[str, ...]] = [("on the host", "by", "of", "ms"), ("---", "---", "---", "--:")]
     lines += [(row.op, row.provider, row.workload, significant(row.median_s * 1e3)) for row in rows]
-    return "What a plan costs on the host:\n\n" + _markdown(lines)
+    return "What a plan costs on the host:\n\n" + markdown(lines)
 
 
-def _origin(rows: Sequence[Row]) -> str:
+def origin(rows: Sequence[Row]) -> str:
+    """How the rows were measured, where that is not in a column: a sentence or two."""
     rounds = [row.rounds for row in rows]
     samples = f"{min(rounds)} to {max(rounds)}" if min(rounds) < max(rounds) else f"{rounds[0]}"
+    return f"Medians of {samples} samples, taken in turn in one process. {versions(rows)}."
+
+
+def versions(rows: Sequence[Environment]) -> str:
+    """With what, when and of which commit rows were measured."""
     used = (
-        f"{name} {_names(str(getattr(row, name)) for row in rows)}"
+        f"{name} {names(str(getattr(row, name)) for row in rows)}"
         for name in ("tritonparam", "stream", "torch", "triton", "numpy", "python")
     )
-    return (
-        f"Medians of {samples} samples, taken in turn in one process. {', '.join(used)}; "
-        f"{_names(row.date for row in rows)}, commit {_names(row.commit for row in rows)}."
-    )
+    return f"{', '.join(used)}; {names(row.date for row in rows)}, commit {names(row.commit for row in rows)}"
 
 
-def _markdown(lines: Iterable[Sequence[str]]) -> str:
+def markdown(lines: Iterable[Sequence[str]]) -> str:
+    """Lines of cells as a table."""
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def section(results: Path) -> str:
     """What stands between the marks: every device's table, those of GPUs first, then by the files' names."""
     tables = [read(path) for path in sorted(results.glob("*.csv"))]
-    return "\n\n".join(map(render, sorted(tables, key=_is_of_a_host)))
+    return "\n\n".join(map(render, sorted(tables, key=is_of_a_host)))
 
 
-def _is_of_a_host(rows: Sequence[Row]) -> bool:
+def is_of_a_host(rows: Sequence[Row]) -> bool:
+    """Whether no GPU made any of them."""
     return all(row.provider != OURS["cuda"] for row in rows if row.mode != "host")
-
-
-def summary(results: Path) -> str:
-    """The README's table: one large tensor on each device, in memory that was written before."""
-    lines: list[tuple[str, ...]] = [
-        ("GB/s written", "device", "tritonparam", "torch", "plain fill"),
-        ("---", "---", "--:", "--:", "--:"),
-    ]
-    for rows in sorted((read(path) for path in sorted(results.glob("*.csv"))), key=_is_of_a_host):
-        ones = [row for row in rows if row.workload.startswith("one tensor") and row.mode == "eager"]
-        makers = {(*_job(row), row.provider): row for row in ones}
-        for own in (row for row in ones if row.provider in OWN and row.op in IN_SUMMARY):
-            others = [makers.get((*_job(own), provider)) for provider in ("torch", PLAIN_FILL)]
-            cells = [significant(row.gb_per_s) if row else "" for row in (own, *others)]
-            lines.append((f"{_job(own)[0]}, {own.dtype}", _where(own), *cells))
-    return _markdown(lines)
-
-
-def _where(row: Row) -> str:
-    """The device of a row; of a host, as many of its threads as were used."""
-    if row.provider == OURS["cuda"]:
-        return row.device
-    return f"{row.device.partition(',')[0]}, {row.threads} thread{'s' * (row.threads > 1)}"
-
-
-def renew(text: str, results: Path) -> str:
-    """`text` with the tables that the rows give between its marks: all of them, or the README's, or both.
-
-    Raises:
-        ValueError: There are no marks, or not once each, in order.
-    """
-    made = {(BEGIN, END): section, (SUMMARY, SUMMARY_END): summary}
-    found = [marks for marks in made if any(mark in text for mark in marks)]
-    if not found:
-        raise ValueError(f"the text must have one {BEGIN} and one {END} after it")
-    for begin, end in found:
-        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-            raise ValueError(f"the text must have one {begin} and one {end} after it")
-        before, _, rest = text.partition(begin)
-        after = rest.partition(end)[2]
-        text = f"{before}{begin}\n\n{made[begin, end](results)}\n\n{end}{after}"
-    return text

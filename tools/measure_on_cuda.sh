@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Everything that only a CUDA host can say, in at most 12 minutes; installs nothing.
 #
-#     tools/measure_on_cuda.sh FOLDER            the tests, then the bench: construction, transposes, clones, fills, boxes,
-#                                            fingerprints
+#     tools/measure_on_cuda.sh FOLDER            the tests, then the bench: constructors, loads and init of whole models, in
+#                                            seconds; transposes, clones, fills, boxes, fingerprints
 #     tools/measure_on_cuda.sh FOLDER --dry-run  only print the commands
 #
 # FOLDER gets a log of each step and the rows, which stand in bench/results too. A step that fails or takes too long
-# does not keep the others from running. The last lines say how each ended; the exit status is 1 if any failed.
+# does not keep the others from running; what it measured until then is kept. The last lines say how each ended; the exit status is 1 if any failed.
 # Environment: PYTHON [python3], which must have torch, triton, NumPy and pytest (pytest-xdist runs the tests side by
-# side, transformers is what construction builds); TESTS, to run some of the tests, as "tests/kernels -k box"; COMMIT, to
+# side, transformers is what whole models need); TESTS, to run some of the tests, as "tests/kernels -k box"; COMMIT, to
 # stand in the rows where git cannot say it.
 set -u
 
@@ -42,9 +42,17 @@ step() {
     status=$?
     tail -n 10 "$out/$name.log" | cut -c -200
     find bench/results -maxdepth 1 -name '*.csv' -newer "$started" -exec cp {} "$out" \;
+    mkdir -p "$out/end-to-end"
+    find bench/results/end-to-end -name '*.csv' -newer "$started" -exec cp {} "$out/end-to-end" \;
     [[ $status == 0 ]] || failed=1
     [[ $status != 124 && $status != 137 ]] || status="$status, stopped after $limit s"
     summary+=("$(printf '%-14s%4d s  exit status %s' "$name" $((SECONDS - begin)) "$status")")
+}
+
+# ways NAME SECONDS TEXT: time what people call, of the models with this text in their name; `init` comes last.
+ways() {
+    step "$1" "$2" "$PYTHON" -m bench.end_to_end --device cuda --rounds 1 ${COMMIT:+--commit "$COMMIT"} \
+        --out bench/results/end-to-end --only "$3"
 }
 
 # bench NAME SECONDS TEXT: time the cases with this text in their description.
@@ -57,8 +65,9 @@ if "$PYTHON" -c 'import xdist' 2> /dev/null; then
     cores=$(nproc)
     workers="-n $((cores > 3 ? cores - 2 : 1))"
 fi
-step tests 330 make test-gpu "PYTHON=$PYTHON" "ARGS=$workers${TESTS:+ $TESTS}"
-bench construction 120 construction
+step tests 270 make test-gpu "PYTHON=$PYTHON" "ARGS=$workers${TESTS:+ $TESTS}"
+ways gpt2 70 gpt2
+ways llama 110 llama-2-7b
 bench transposes 45 transposes
 bench clones 45 clone
 bench fills 60 "one tensor of 1024 MiB"

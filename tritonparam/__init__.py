@@ -1,4 +1,4 @@
-"""Parameter initialization at memory speed, with the same bits on every device, sharding and order.
+"""Parameter initialization for torch, with the same bits on every device, sharding and order.
 
 The laws `Constant`, `Uniform`, `Normal` and `TruncatedNormal` are what a `Fill` takes. MindSpore's initializers, some
 of the same name, are in `tritonparam.initializer`.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tritonparam
-from bench import construction, plot, rows, run, table
+from bench import construction, rows, run, table
 from bench.cases import DTYPES, PLAIN_FILL, Case
 from bench.construction import (
     BUILDERS,
@@ -259,14 +259,10 @@ def test_command_says_that_transformers_is_missing(monkeypatch):
     assert "0 rows" in text
 
 
-def test_tables_and_plots_leave_construction_out(tmp_path):
-    pytest.importorskip("matplotlib")
+def test_tables_leave_construction_out():
     plain = run.row(ENVIRONMENT, Case("ones", "torch", "a tensor", ((8,),), "float32", 1), "eager", 1, [0.5], 0.25)
     built = [
         dataclasses.replace(plain, op=op, provider=OURS["cuda"], mode=mode, date="2026-02-02", rounds=9)
         for op, mode in ((CONSTRUCTION, "fresh"), (RECORD, "host"))
     ]
     assert table.render([plain, *built]) == table.render([plain])
-    plot.plot([plain, *built], tmp_path / "a.png")
-    with pytest.raises(ValueError, match="rows must hold some"):
-        plot.plot(built, tmp_path / "none.png")

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from bench import end_to_end
 from bench.cases import cases
-from bench.construction import construction_cases
 from bench.copies import copy_cases
 from bench.fingerprints import fingerprint_cases
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools" / "measure_on_cuda.sh"
-BENCHES = ["construction", "transposes", "clones", "fills", "shards", "channels", "fingerprints"]
+WAYS = ["gpt2", "llama"]
+BENCHES = ["transposes", "clones", "fills", "shards", "channels", "fingerprints"]
 
 pytestmark = pytest.mark.skipif(
     any(shutil.which(name) is None for name in ("bash", "make", "timeout", "realpath")), reason="needs a shell's tools"
@@ -63,7 +64,7 @@ def test_a_dry_run_fits_twelve_minutes_and_does_nothing(tmp_path: Path) -> None:
     done = measure(tmp_path, "--dry-run", PYTHON=fake_python(tmp_path, has_xdist=False))
     assert (done.returncode, done.stderr) == (0, "")
     found = steps(done.stdout)
-    assert list(found) == ["tests", *BENCHES]
+    assert list(found) == ["tests", *WAYS, *BENCHES]
     assert sum(limit for limit, _ in found.values()) <= 12 * 60
     assert not (tmp_path / "asked").exists()
 
@@ -83,7 +84,7 @@ def test_every_step_of_the_bench_selects_what_it_says(tmp_path: Path) -> None:
     texts = {name: command[-1] for name, (_, command) in steps(measure(tmp_path, "--dry-run").stdout).items()}
     known = [*cases("cuda"), *copy_cases("cuda"), *fingerprint_cases("cuda")]
     selected = {name: [case for case in known if texts[name] in str(case)] for name in BENCHES}
-    assert {name: {case.op for case in found} for name, found in selected.items() if name != "construction"} == {
+    assert {name: {case.op for case in found} for name, found in selected.items()} == {
         "transposes": {"transposes"},
         "clones": {"clone"},
         "fills": {"ones", "uniform", "normal", "truncated_normal", "fingerprint"},
@@ -96,8 +97,8 @@ def test_every_step_of_the_bench_selects_what_it_says(tmp_path: Path) -> None:
         "shards": {"column shard"},
         "channels": {"channels_last"},
     }
-    built = construction_cases("cuda")
-    assert [case for case in built if texts["construction"] in str(case)] == built
+    models = {name: [job.name for job in end_to_end.jobs() if texts[name] in job.name] for name in WAYS}
+    assert models == {"gpt2": ["gpt2"], "llama": ["llama-2-7b"]}
 
 
 def test_all_steps_are_run_and_a_failure_is_said(tmp_path: Path) -> None:
@@ -106,18 +107,24 @@ def test_all_steps_are_run_and_a_failure_is_said(tmp_path: Path) -> None:
     done = measure(out, PYTHON=fake_python(tmp_path, has_xdist=True, fails="clone"), COMMIT="abc")
     assert done.returncode == 1, done.stdout + done.stderr
     asked = (tmp_path / "asked").read_text().splitlines()
-    assert [line for line in asked if line.startswith("-m bench")] == [
+    assert [line for line in asked if line.startswith("-m bench.")] == [
+        f"-m bench.end_to_end --device cuda --rounds 1 --commit abc --out bench/results/end-to-end --only {text}"
+        for text in ("gpt2", "llama-2-7b")
+    ]
+    assert [line for line in asked if line.startswith("-m bench ")] == [
         f"-m bench --device cuda --commit abc --only {text}"
         for text in (
-            *("construction", "transposes", "clone", "one tensor of 1024 MiB", "column shard", "channels_last"),
+            *("transposes", "clone", "one tensor of 1024 MiB", "column shard", "channels_last"),
             "fingerprint, float32, GPT-2",
         )
     ]
     assert any(line.startswith("-m pytest") for line in asked)
-    assert sorted(path.name for path in out.glob("*.log")) == sorted(f"{name}.log" for name in ["tests", *BENCHES])
+    assert sorted(path.name for path in out.glob("*.log")) == sorted(
+        f"{name}.log" for name in ["tests", *WAYS, *BENCHES]
+    )
     assert (out / "shards.log").read_text() == "did --device\n"
     ends = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines() if "exit status" in line}
-    assert ends == {name: "3" if name == "clones" else "0" for name in ["tests", *BENCHES]}
+    assert ends == {name: "3" if name == "clones" else "0" for name in ["tests", *WAYS, *BENCHES]}
     assert measure(out, PYTHON=fake_python(tmp_path, has_xdist=True)).returncode == 0
 
 
