@@ -146,7 +146,7 @@ def test_picture_shows_the_ranks(run: Run, built: str, tmp_path: Path) -> None:
         (["--mesh", "dp_shard=4096,tp=4096"], "at most 1,048,576 ranks"),
         (["--mesh", "tp=2", "--rank", "2"], "rank must be from 0 to 1, got 2"),
         (["--mesh", "tp=2", "--bandwidth", "-3"], "--bandwidth must be a positive number of GB/s, got -3.0"),
-        (["--mesh", "tp=2", "--dtype", "int8"], "--dtype must be one of bf16"),
+        (["--mesh", "tp=2", "--dtype", "int8"], "--dtype must be a floating-point dtype, got 'int8'"),
         (["--mesh", "tp=2", "--plot", "ranks.txt"], "--plot must end in one of"),
         (["--mesh", "tp=2", "--tp-plan", "{}/list.json"], "must hold a JSON object, got list"),
         (["--mesh", "tp=2", "--tp-plan", "{}/numbers.json"], "must hold names and styles"),
