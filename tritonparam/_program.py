@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 
+from tritonparam._interrupt import begin as take_signals
 from tritonparam._interrupt import is_program
 
 
@@ -28,6 +29,7 @@ def begin() -> None:
     """
     if is_program(sys.orig_argv, sys.argv):
         _State.process = os.getpid()
+        take_signals()
         gc.disable()
         atexit.register(_leave)
 

@@ -293,7 +293,7 @@ def test_a_bad_config_is_a_usage_error(run: Run, tmp_path: Path, text: str, mess
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["init"], 2, "Missing argument"),
+        (["init"], 2, "SPEC is missing"),
         (["init", TINY], 2, "--out"),
         (["init", TINY, "--out", "m", "--nonsense"], 2, "--nonsense"),
         (["init", TINY, "--out", "m", "--seed", "-1"], 2, "--seed"),
@@ -335,7 +335,7 @@ def test_a_backend_that_does_not_write_to_the_device_is_a_usage_error(
     monkeypatch.setattr(_triton, "is_interpreted", lambda: False)
     code, out, err = run("init", TINY, "--out", tmp_path / "m", "--device", "cpu", "--backend", "triton")
     assert (code, out) == (2, "")
-    assert err == "error: backend 'triton' writes to cuda devices only, got device 'cpu'\n"
+    assert err == "error: --backend 'triton' writes to cuda devices only, got device 'cpu'\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -349,7 +349,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_completes(
         patch.setattr(os, "fsync", full)
         code, out, err = run("init", TINY, "--out", tmp_path / "m")
     assert (code, out) == (1, "")
-    assert re.fullmatch(r"error: \S+: No space left on device\n", err)
+    assert re.fullmatch(rf"error: {tmp_path}/m cannot be written: No space left on device \(\S+\)\n", err)
     assert not (tmp_path / "m").exists()
     assert run("init", TINY, "--out", tmp_path / "m")[0] == 0
 
@@ -363,7 +363,8 @@ def test_a_file_that_may_not_grow_is_one_line(run: Run, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (code, out) == (1, "")
-    assert err == f"error: {tmp_path}/m.partial/weights/model.safetensors: File too large\n"
+    file = f"{tmp_path}/m.partial/weights/model.safetensors"
+    assert err == f"error: {tmp_path}/m cannot be written: File too large ({file})\n"
     assert not list((tmp_path / "m.partial" / "weights").iterdir())
     assert not (tmp_path / "m").exists()
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +29,14 @@ from tritonparam.checkpoint import (
 )
 from tritonparam.cli.inspect.expected import describe
 from tritonparam.cli.inspect.stats import TESTS, Group, Moments
+from tritonparam.cli.options import not_fetched
 from tritonparam.cli.record import Entry, Record, checkpoint_digest, parse_record, read_json
 from tritonparam.plan import Box, Sum, cut_boxes, sums
 from tritonparam.stream import fingerprint_digest, fingerprint_key, fingerprint_total, flat_index
 
 FALSE_ALARM = 1e-6
-_PIECE = 1 << 18
+_PIECE = 1 << 17  # elements: what a core's cache holds, as float64 too
+_READERS = 8
 
 
 @dataclass
@@ -124,6 +130,8 @@ def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = No
     stored = _stored(folder)
     entries, record, source = _expectations(folder)
     reports = []
+    reads: list[Callable[[], None]] = []
+    readers = _Readers(progress)
     for entry in entries:
         names = [name for name in (entry.name, *entry.aliases) if name in stored.tensors or name in stored.unreadable]
         report = Report(entry.name, entry.dtype, entry.shape, _expectation(entry))
@@ -133,11 +141,12 @@ def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = No
         elif names[0] in stored.unreadable:
             report.problems.append(f"cannot be read: {stored.unreadable.pop(names[0])[1]}")
         else:
-            _read(report, entry, names[0], *stored.tensors.pop(names[0]), progress)
+            reads.append(partial(_read, report, entry, names[0], *stored.tensors.pop(names[0]), readers.advance))
     for name, (path, why) in stored.unreadable.items():
         raise CheckpointError(f"{path}: {shown(name)} is not in the model and cannot be read: {why}")
     for name, (_, _, extent) in stored.tensors.items():
         reports.append(Report(name, extent.dtype, extent.shape, "nothing", problems=["not in the model"]))
+    readers.run(reads)
     _judge(reports, record)
     digest = total = None
     if all(report.digest for report in reports):
@@ -145,6 +154,54 @@ def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = No
         digest = checkpoint_digest(rows, {report.name: report.digest for report in reports})
         total = fingerprint_total(report.fingerprint for report in reports)
     return Inspection(reports, source, digest, total)
+
+
+class _Readers:
+    """Threads that read tensors, each one at a time.
+
+    Args:
+        progress: Called by one of them at a time, with the number of bytes of each piece read.
+    """
+
+    def __init__(self, progress: Callable[[int], None] | None) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._error: Exception | None = None
+
+    def advance(self, count: int) -> None:
+        """Say that a piece of `count` bytes has been read.
+
+        Raises:
+            CancelledError: Another thread has failed, or an interrupt has come: no more is to be read.
+        """
+        with self._lock:
+            if self._stopped:
+                raise CancelledError
+            if self._progress is not None:
+                self._progress(count)
+
+    def run(self, reads: Sequence[Callable[[], None]]) -> None:
+        """Do all of `reads`; after an error no more of them, and it is raised once all threads have stopped."""
+        pool = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "tritonparam-inspecting")
+        try:
+            for each in [pool.submit(self._do, read) for read in reads]:
+                each.result()
+        finally:
+            self._stopped = True
+            pool.shutdown(cancel_futures=True)
+        if self._error is not None:
+            raise self._error
+
+    def _do(self, read: Callable[[], None]) -> None:
+        if self._stopped:
+            return
+        try:
+            read()
+        except CancelledError:
+            return
+        except Exception as error:
+            self._error, self._stopped = self._error or error, True
 
 
 @dataclass
@@ -163,7 +220,8 @@ class _Stored:
 def _stored(folder: Path) -> _Stored:
     """What lies in `folder`, by the same files as `load`; one that is missing is not there."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder")
+        more = "" if folder.exists() else not_fetched(str(folder), "the checkpoint")
+        raise UsageError(f"{folder} is not a folder{more}")
     try:
         paths, weight_map = find_files(folder, missing=True)
     except CheckpointError as error:
@@ -195,7 +253,10 @@ def _expectations(folder: Path) -> tuple[tuple[Entry, ...], Record | None, str]:
         from tritonparam.cli.init import Spec, declared_entries
 
         return declared_entries(Spec.read(path)), None, path.name
-    raise UsageError(f"{folder} has neither {RECORD_NAME} nor config.json to compare with")
+    raise UsageError(
+        f"{folder} has neither {RECORD_NAME} nor config.json to compare with: `init` writes the one, and of a model of "
+        "transformers `save` the other; put the config.json of its model there, or compare it with another by diff"
+    )
 
 
 def _expectation(entry: Entry) -> str:
@@ -212,7 +273,7 @@ def _read(
     path: Path,
     begin: int,
     extent: Extent,
-    progress: Callable[[int], None] | None,
+    advance: Callable[[int], None],
 ) -> None:
     """Read one tensor, which is called `name` there, piece by piece, into `report`."""
     if (extent.dtype, extent.shape) != (entry.dtype, entry.shape):
@@ -240,8 +301,7 @@ def _read(
                 hit = read.meet(Box(each.offsets, each.sizes))
                 if hit is not None:
                     groups[repr(each.law)].add(hit.within(read).of(piece).flatten())
-        if progress is not None:
-            progress(len(data))
+        advance(len(data))
     report.groups = list(groups.values()) or [rest]
     for group in report.groups:
         report.moments.merge(group.moments)
