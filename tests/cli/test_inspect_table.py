@@ -80,3 +80,14 @@ def test_only_what_disagrees_is_listed_if_asked_for_and_nothing_if_quiet(run: Ru
     assert "2 tensors against tritonparam.json: 1 disagrees" in out
     code, out, _ = run("inspect", folder, "--only-failures", "--json")
     assert [row["name"] for row in json.loads(out)["tensors"]] == ["b"]
+
+
+def test_shortened_names_tell_layers_apart(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column goes before the number of a layer does."""
+    names = [f"transformer.h.{layer}.{part}.c_proj.weight" for layer in (1, 11) for part in ("attn", "mlp")]
+    folder = checkpoint(tmp_path / "m", *(entry(name, (300,), LAWS[0]) for name in names))
+    for columns in (50, 60, 80, 100):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = run("inspect", folder)[1].splitlines()[1:5]
+        assert max(map(len, lines)) <= columns
+        assert len({line.split()[0] for line in lines}) == 4

@@ -34,9 +34,9 @@ def test_the_version_has_a_short_option(run: Run) -> None:
     assert run("-V") == run("--version") == (0, f"tritonparam {tritonparam.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_names_no_types_and_no_ranges_of_python(run: Run, command: str) -> None:
-    code, out, err = run(command, "--help")
+@pytest.mark.parametrize("command", [(), *((each,) for each in COMMANDS)])
+def test_help_names_no_types_and_no_ranges_of_python(run: Run, command: tuple[str, ...]) -> None:
+    code, out, err = run(*command, "--help")
     assert (code, err) == (0, "")
     assert not [
         mark for mark in ("<bool>", "<str>", "<int>", "<path>", "<=x", "{", "18446744073709551615") if mark in out

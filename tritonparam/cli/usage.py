@@ -27,12 +27,10 @@ class Command(TyperCommand):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.help = _unwrapped(self.help)
-        for each in self.params:
-            _plain_type(each)
 
-    def get_help_option(self, ctx: Any) -> Any:
-        """That of typer, without a type."""
-        return _plain_type(super().get_help_option(ctx))
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Those of typer, without types."""
+        return [_plain_type(each) for each in super().get_params(ctx)]
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """As `SPEC --out DIR [OPTIONS]`."""
@@ -42,14 +40,9 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """The commands together; by itself it shows its help."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        for each in self.params:
-            _plain_type(each)
-
-    def get_help_option(self, ctx: Any) -> Any:
-        """That of typer, without a type."""
-        return _plain_type(super().get_help_option(ctx))
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Those of typer, without types."""
+        return [_plain_type(each) for each in super().get_params(ctx)]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is called.
@@ -69,9 +62,10 @@ class Group(TyperGroup):
 
 def _plain_type(parameter: Any) -> Any:
     """`parameter`, of which help names no Python type: a flag takes nothing, and an argument's name says enough."""
-    if parameter is not None and parameter.metavar is None and getattr(parameter, "is_flag", False):
+    is_flag = getattr(parameter, "is_flag", False) or parameter.name in ("show_completion", "install_completion")
+    if is_flag and parameter.metavar is None:
         parameter.metavar = ""
-    elif parameter is not None and parameter.param_type_name == "argument":
+    elif parameter.param_type_name == "argument":
         parameter.display_type_rich = lambda ctx: ""
     return parameter
 

@@ -49,9 +49,9 @@ def _print_table(reports: Sequence[Report], fits: int | None, colour: bool) -> N
     titles = list(_TITLES)
     widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in titles}
     if fits is not None:
+        least = _least_width([row["tensor"] for row in rows])
         for title in _LEFT_OUT:
-            room = fits - sum(widths[each] + _APART for each in titles[1:])
-            if room >= min(_LEAST_NAME, widths["tensor"]):
+            if fits - sum(widths[each] + _APART for each in titles[1:]) >= least:
                 break
             titles.remove(title)
         room = fits - sum(widths[each] + _APART for each in titles[1:])
@@ -85,6 +85,13 @@ def _line(cells: dict[str, str], widths: dict[str, int]) -> str:
 def _plain(text: str) -> str:
     """`text` without what a terminal would obey."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def _least_width(names: Sequence[str]) -> int:
+    """In how few characters `names` can be told apart, if they are not very short."""
+    longest, distinct = max(map(len, names)), len(set(names))
+    widths = range(min(_LEAST_NAME, longest), longest)
+    return next((width for width in widths if len({shortened(name, width) for name in names}) == distinct), longest)
 
 
 def shortened(name: str, most: int) -> str:
