@@ -18,6 +18,7 @@ pytest.importorskip("typer")
 
 from safetensors.torch import load_file, save_file
 
+import tritonparam
 from tritonparam import fingerprint, stream
 from tritonparam.checkpoint.files import RECORD_NAME
 from tritonparam.cli.init.job import Job
@@ -253,7 +254,34 @@ def test_without_a_record_the_config_says_what_to_expect(run: Run, tmp_path: Pat
     (tmp_path / "m" / "config.json").unlink()
     code, _, err = run("inspect", tmp_path / "m")
     assert code == 2
-    assert "neither tritonparam.json nor config.json" in err
+    assert "neither tritonparam.json, which `init` writes, nor config.json" in err
+    assert "name its model by --spec" in err
+    code, out, _ = run("inspect", tmp_path / "m", "--spec", TINY)
+    assert code == 0
+    assert f"against {TINY}: all ok" in out
+
+
+def test_what_save_wrote_is_compared_with_the_model_that_is_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or with a record, whose digests count too."""
+    (tmp_path / "inspected_spec.py").write_text("import torch\ndef build():\n    return torch.nn.Linear(300, 200)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with tritonparam.deferred_init():
+        module = torch.nn.Linear(300, 200)
+    tritonparam.materialize(module, seed=3)
+    tritonparam.save(module, tmp_path / "m")
+    assert run("inspect", tmp_path / "m")[0] == 2
+    code, out, err = run("inspect", tmp_path / "m", "--spec", "inspected_spec:build")
+    assert (code, err) == (0, "")
+    assert "2 tensors against inspected_spec:build: all ok" in out
+    for seed, status in (("3", 0), ("4", 1)):
+        assert run("init", "inspected_spec:build", "--out", tmp_path / seed, "--seed", seed)[0] == 0
+        assert run("inspect", tmp_path / "m", "--spec", tmp_path / seed / RECORD_NAME, "-q")[0] == status
+    module.weight.data.mul_(1.1)
+    tritonparam.save(module, tmp_path / "m", overwrite=True)
+    assert run("inspect", tmp_path / "m", "--spec", "inspected_spec:build", "-q")[0] == 1
+    assert run("inspect", tmp_path / "m", "--spec", "nowhere")[0] == 2
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

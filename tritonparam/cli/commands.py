@@ -182,6 +182,10 @@ def inspect(
         Path | None,
         typer.Option(parser=path("--plot"), metavar="FILE.png", help="Draw histograms against the expected densities."),
     ] = None,
+    spec: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="What DIR should hold, as for init. \\[default: what DIR itself says]"),
+    ] = None,
     only_failures: Annotated[
         bool, typer.Option("--only-failures", help="List only the tensors that disagree.")
     ] = False,
@@ -193,8 +197,9 @@ def inspect(
 ) -> None:
     """Compare every tensor in DIR with what it should have been drawn from; exit 1 if any disagrees.
 
-    Expectations come from DIR/tritonparam.json or, where there is none, from the model of DIR/config.json. All tests
-    together raise a false alarm in at most one of 1e6 checkpoints.
+    Expectations come from --spec, DIR/tritonparam.json or, where there is neither, the model of DIR/config.json. A
+    folder that `save` wrote in Python has no tritonparam.json: name its model by --spec. All tests together raise a
+    false alarm in at most one of 1e6 checkpoints.
 
     On a terminal the table has its width, where some columns may be left out; elsewhere it has all of them.
     """
@@ -209,7 +214,7 @@ def inspect(
         nbytes = stored_bytes(folder)
         imported()
         with ProgressBar("reading", nbytes, quiet=quiet or as_json) as progress:
-            inspection = inspect_checkpoint(folder, progress.advance)
+            inspection = inspect_checkpoint(folder, progress.advance, spec)
         if as_json:
             typer.echo(inspection_json(inspection, folder, only_failures=only_failures))
         elif not quiet:

@@ -95,7 +95,7 @@ class Inspection:
 
     Attributes:
         reports: Its tensors, in the order of the model.
-        source: The file that the expectations come from.
+        source: The file that the expectations come from, or the SPEC.
         digest: `checkpoint_digest` of what is there; None where tensors are missing.
         fingerprint: Of what is there, in all; None likewise.
     """
@@ -111,7 +111,9 @@ class Inspection:
         return not any(report.problems for report in self.reports)
 
 
-def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = None) -> Inspection:
+def inspect_checkpoint(
+    folder: Path, progress: Callable[[int], None] | None = None, spec: str | None = None
+) -> Inspection:
     """Compare every tensor in `folder` with what it should have been drawn from.
 
     Numbers are tested for their mean, their standard deviation, their range and the shape of their distribution, each
@@ -120,15 +122,16 @@ def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = No
     for large numbers is made. Constants must be equal to the bit. With a record, all digests are compared too.
 
     Args:
-        folder: A folder with safetensors files and a record or a configuration.
+        folder: A folder with safetensors files and, without `spec`, a record or a configuration.
         progress: Called with the number of bytes of each piece read.
+        spec: What its model is, as for `init`; None for what its folder says.
 
     Raises:
         UsageError: There is no such checkpoint.
         CheckpointError: A file is damaged, or the model of a configuration cannot be built.
     """
     stored = _stored(folder)
-    entries, record, source = _expectations(folder)
+    entries, record, source = _expectations(folder, spec)
     reports = []
     reads: list[Callable[[], None]] = []
     readers = _Readers(progress)
@@ -241,22 +244,25 @@ def _stored(folder: Path) -> _Stored:
     return stored
 
 
-def _expectations(folder: Path) -> tuple[tuple[Entry, ...], Record | None, str]:
-    """The tensors that should be there, the record if there is one, and the file that says so."""
+def _expectations(folder: Path, spec: str | None) -> tuple[tuple[Entry, ...], Record | None, str]:
+    """The tensors that should be there, the record if there is one, and what says so."""
     path = folder / RECORD_NAME
-    if path.exists():
+    if spec is None and path.exists():
         record = parse_record(read_json(path), path)
         return record.entries, record, RECORD_NAME
-    path = folder / "config.json"
-    if path.exists():
-        # Only here: building the model takes transformers, reading a record does not.
-        from tritonparam.cli.init import Spec, declared_entries
+    config = folder / "config.json"
+    if spec is None and not config.exists():
+        raise UsageError(
+            f"{folder} has neither {RECORD_NAME}, which `init` writes, nor config.json to compare with; name its model "
+            "by --spec, as for `init`"
+        )
+    # Only here: building the model takes transformers, reading a record does not.
+    from tritonparam.cli.init import Spec, declared_entries, read_spec
 
-        return declared_entries(Spec.read(path)), None, path.name
-    raise UsageError(
-        f"{folder} has neither {RECORD_NAME} nor config.json to compare with: `init` writes the one, and of a model of "
-        "transformers `save` the other; put the config.json of its model there, or compare it with another by diff"
-    )
+    source = Spec.read(config) if spec is None else read_spec(spec)
+    if isinstance(source, Record):
+        return source.entries, source, str(spec)
+    return declared_entries(source), None, config.name if spec is None else spec
 
 
 def _expectation(entry: Entry) -> str:
