@@ -23,10 +23,10 @@ class _Stop:
     kept: str = _AGAIN
 
 
-def begin() -> None:
-    """Where this process is the command line, treat SIGTERM as an interrupt from here on."""
+def take_sigterm() -> None:
+    """Treat SIGTERM as an interrupt from here on, unless somebody has said otherwise."""
     with contextlib.suppress(ValueError):  # in another thread than the main one
-        if is_program(sys.orig_argv, sys.argv) and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _terminated)
 
 
