@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+import tritonparam
 from tritonparam import dtype as mstype
+from tritonparam.checkpoint import UsageError, parse_dtype
+from tritonparam.initializer import initializer
 
 TEXTS = {
     "bool_": ("Bool", torch.bool),
@@ -80,7 +83,50 @@ def test_other_types_are_refused_with_a_type_error(bad):
         mstype.as_dtype(bad)
 
 
-@pytest.mark.parametrize("bad", ["", "float", "complex64", "torch.", "float33"])
+@pytest.mark.parametrize("bad", ["", "real", "complex64", "torch.", "float33"])
 def test_other_strings_are_refused_with_a_value_error(bad):
     with pytest.raises(ValueError, match="dtype must be one of bool_"):
         mstype.as_dtype(bad)
+
+
+SHORT = {
+    "bf16": torch.bfloat16,
+    **dict.fromkeys(("fp16", "f16", "half", "torch.half", "HALF"), torch.float16),
+    **dict.fromkeys(("fp32", "f32", "float", "torch.float"), torch.float32),
+    **dict.fromkeys(("fp64", "f64", "double", "torch.double"), torch.float64),
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_short_name_is_taken_wherever_a_dtype_is(name, tmp_path):
+    """In Python and on the command line, by one table."""
+    want = SHORT[name]
+    assert mstype.as_dtype(name) == want
+    assert mstype.as_float(name) == parse_dtype(name) == want
+    assert tritonparam.Parameter(tritonparam.Tensor([1.0], name)).dtype == want
+    assert initializer("ones", [2], name).init_data().dtype == want
+    with tritonparam.deferred_init():
+        module, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    tritonparam.materialize(module, dtype=name)
+    assert module.weight.dtype == want
+    tritonparam.save(module, tmp_path / "m", dtype=name)
+    tritonparam.load(other, tmp_path / "m", dtype=name)
+    assert other.weight.dtype == want
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [("bf61", "bf16"), ("flaot32", "float32"), ("torch.float8_e4m3", "float8_e4m3fn"), ("fp31", "fp32")],
+)
+def test_an_unknown_name_is_told_the_names_and_a_close_one(name, close):
+    ending = rf".*float16 \(fp16, f16, half\), .*bf16.*, got {name!r}; did you mean {close!r}\?$"
+    for refused in (mstype.as_dtype, mstype.as_float, lambda text: initializer("ones", [2], text)):
+        with pytest.raises(ValueError, match=rf"^dtype must be one of {ending}"):
+            refused(name)
+    with pytest.raises(UsageError, match=rf"^--dtype must be one of {ending}"):
+        parse_dtype(name, "--dtype")
+
+
+def test_a_name_that_is_close_to_none_is_told_the_names_alone():
+    with pytest.raises(ValueError, match=r"float8_e5m2, got 'x{50}'$"):
+        mstype.as_float("x" * 50)

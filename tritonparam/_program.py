@@ -11,7 +11,7 @@ import gc
 import os
 import sys
 
-from tritonparam._interrupt import is_program
+from tritonparam._interrupt import is_program, take_sigterm
 
 
 class _State:
@@ -28,6 +28,7 @@ def begin() -> None:
     """
     if is_program(sys.orig_argv, sys.argv):
         _State.process = os.getpid()
+        take_sigterm()
         gc.disable()
         atexit.register(_leave)
 

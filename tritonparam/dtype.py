@@ -4,11 +4,13 @@
     >>> print(mstype.float32, mstype.bool_, mstype.bfloat16)
     Float32 Bool BFloat16
 
-`as_dtype` turns whatever names a dtype elsewhere (torch, NumPy, a string) into one of them.
+`as_dtype` turns whatever names a dtype elsewhere (torch, NumPy, a string such as "bf16") into one of them.
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -111,8 +113,17 @@ float8_e5m2 = DType("float8_e5m2", "Float8E5M2", torch.float8_e5m2)
 
 _NOT_IN_NUMPY = (bfloat16, float8_e4m3fn, float8_e5m2)
 _DTYPES = {value.name: value for value in list(globals().values()) if isinstance(value, DType)}
+FLOATS = tuple(value for value in _DTYPES.values() if value.is_floating_point)
 _BY_TORCH = {value.torch: value for value in _DTYPES.values()}
-_BY_TEXT = {text.lower(): value for value in _DTYPES.values() for text in (value.name, str(value))}
+_SHORT = {
+    float16: ("fp16", "f16", "half"),
+    float32: ("fp32", "f32", "float"),
+    float64: ("fp64", "f64", "double"),
+    bfloat16: ("bf16",),
+}
+_BY_TEXT = {
+    text.lower(): value for value in _DTYPES.values() for text in (value.name, str(value), *_SHORT.get(value, ()))
+}
 
 DTypeLike = DType | torch.dtype | np.dtype[Any] | type[np.generic] | str
 
@@ -122,24 +133,25 @@ def as_dtype(dtype: DTypeLike, argument: str = "dtype") -> DType:
 
     Args:
         dtype: One of this module's, of torch's or of NumPy's (also a scalar type such as `np.float32`), or a string:
-            its name here, in torch ("torch.float32") or as printed ("Float32"), in any case.
+            its name here, in torch ("torch.float32"), as printed ("Float32") or a short one ("fp32", "bf16", "half"),
+            in any case.
         argument: What an error calls it.
 
     Raises:
         TypeError: It is nothing of the kind, or a torch or NumPy dtype without a counterpart here, such as complex64.
-        ValueError: It is a string that names no dtype.
+        ValueError: It is a string that names no dtype; the error lists those that do, and one that is close.
 
     Examples:
-        >>> as_dtype("bfloat16"), as_dtype(torch.int8), as_dtype(np.float64)
+        >>> as_dtype("bf16"), as_dtype(torch.int8), as_dtype(np.float64)
         (mindspore.bfloat16, mindspore.int8, mindspore.float64)
     """
     if isinstance(dtype, DType):
         return dtype
     found: DType | None
     if isinstance(dtype, str):
-        found = _BY_TEXT.get(dtype.lower().removeprefix("torch."))
+        found = _BY_TEXT.get(_plain(dtype))
         if found is None:
-            raise ValueError(f"{argument} must be one of {', '.join(_DTYPES)}, got {shown(dtype)}")
+            raise ValueError(f"{argument} must be one of {_names(_DTYPES.values())}, got {shown(dtype)}{_close(dtype)}")
         return found
     if isinstance(dtype, np.dtype) or (isinstance(dtype, type) and issubclass(dtype, np.generic)):
         found = _BY_TEXT.get(np.dtype(dtype).name)
@@ -152,20 +164,49 @@ def as_dtype(dtype: DTypeLike, argument: str = "dtype") -> DType:
     return found
 
 
-def float_dtype(dtype: DTypeLike | None) -> torch.dtype | None:
-    """The torch dtype of the float that `dtype` names; None for None.
+def _plain(text: str) -> str:
+    return text.lower().removeprefix("torch.")
+
+
+def _names(dtypes: Iterable[DType]) -> str:
+    """The names of some dtypes, each with its short ones."""
+    return ", ".join(f"{each.name} ({', '.join(_SHORT[each])})" if each in _SHORT else each.name for each in dtypes)
+
+
+def _close(text: str) -> str:
+    """A question whether a name that is close to `text` was meant; nothing where none is."""
+    found = difflib.get_close_matches(_plain(text[:40]), _BY_TEXT, 1)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def as_float(dtype: DTypeLike, argument: str = "dtype") -> torch.dtype:
+    """The torch dtype of the float that `dtype` names.
+
+    Args:
+        dtype: As for `as_dtype`.
+        argument: What an error calls it.
 
     Raises:
         TypeError: As `as_dtype`.
-        ValueError: As `as_dtype`, or it is no floating-point dtype.
+        ValueError: It names no floating-point dtype; the error lists those that there are, and one that is close.
 
     Examples:
-        >>> float_dtype("bfloat16")
+        >>> as_float("bf16")
         torch.bfloat16
     """
-    if dtype is None:
-        return None
-    wanted = as_dtype(dtype)
-    if not wanted.is_floating_point:
-        raise ValueError(f"dtype must be a floating-point dtype, got {shown(dtype)}")
-    return wanted.torch
+    if isinstance(dtype, str) and _plain(dtype) not in _BY_TEXT:
+        raise ValueError(f"{argument} must be one of {_names(FLOATS)}, got {shown(dtype)}{_close(dtype)}")
+    found = as_dtype(dtype, argument)
+    if found not in FLOATS:
+        raise ValueError(f"{argument} must be a floating-point dtype, got {shown(dtype)}; there are {_names(FLOATS)}")
+    return found.torch
+
+
+def float_dtype(dtype: DTypeLike | None) -> torch.dtype | None:
+    """As `as_float`; None for None.
+
+    Examples:
+        >>> float_dtype("bf16"), float_dtype(None)
+        (torch.bfloat16, None)
+    """
+    return None if dtype is None else as_float(dtype)

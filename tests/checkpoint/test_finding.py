@@ -9,7 +9,8 @@ pytest.importorskip("safetensors")
 
 from safetensors.torch import save_file
 
-from tritonparam import load
+from tritonparam import fingerprint, load, save
+from tritonparam.checkpoint import as_path
 from tritonparam.checkpoint.errors import CheckpointError
 
 LAYOUT = "diffusion_pytorch_model"
@@ -93,17 +94,17 @@ def test_a_folder_that_could_mean_several_is_refused_with_their_names(tmp_path):
         loaded(folder)
 
 
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [("pytorch_model.bin", "a pickle"), ("model.ckpt", "a pickle"), ("__0_0.distcp", "of torch.distri")],
-)
-def test_a_folder_of_other_files_is_told_what_they_are(name, what, tmp_path):
-    (tmp_path / name).write_bytes(b"PK\3\4" * 30)
-    with pytest.raises(CheckpointError, match=f"no safetensors files, and {name} cannot be read: {name} is {what}"):
+def test_a_folder_of_other_files_is_told_what_they_are(tmp_path):
+    (tmp_path / "__0_0.distcp").write_bytes(b"PK\3\4" * 30)
+    with pytest.raises(
+        CheckpointError, match=r"no safetensors files, and __0_0.distcp cannot be read: .* of torch.distri"
+    ):
         loaded(tmp_path)
-    if what == "a pickle":
-        with pytest.raises(CheckpointError, match=f"{name} is not a whole safetensors file: .* may be a pickle"):
-            loaded(tmp_path / name)
+    (tmp_path / "__0_0.distcp").unlink()
+    for name in ("model.ckpt", "a.bin"):
+        (tmp_path / name).write_bytes(b"PK\3\4" * 30)
+        with pytest.raises(CheckpointError, match=rf"no safetensors files; {name}.* of torch\.save, which is not read"):
+            loaded(tmp_path)
 
 
 OUTSIDE = [
@@ -182,3 +183,38 @@ def test_a_path_that_no_file_can_have_is_refused(value):
 def test_what_is_no_path_is_refused(value):
     with pytest.raises(TypeError, match="path must be a string or"):
         loaded(value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", ["x.pt", "pytorch_model.bin", "without_ending"])
+def test_a_file_of_torch_save_is_told_apart_and_how_to_convert_it(tmp_path, name, zipped):
+    """By its first bytes, whatever it is called; and what the error says to do does it."""
+    path = tmp_path / name
+    torch.save({"a": torch.tensor([1.0, 2.0])}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        CheckpointError, match=rf"{name} is a torch\.save file, which is not read: .* run code"
+    ) as caught:
+        loaded(path)
+    assert f"torch.load('{name}', weights_only=True)" in str(caught.value)
+    assert "load_state_dict" in str(caught.value)
+    save(torch.load(path, weights_only=True), tmp_path / "converted" / "x.safetensors")
+    assert loaded(tmp_path / "converted" / "x.safetensors") == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.bin", "m.ckpt"])
+def test_save_writes_no_file_that_is_called_as_torchs(tmp_path, name):
+    with pytest.raises(ValueError, match=r"^path must be a folder .*got '.*': say 'm\.safetensors', or .* torch\.save"):
+        save({"a": torch.zeros(2)}, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_home_folder_is_one_for_save_load_and_fingerprint(tmp_path, monkeypatch):
+    """A user that there is not is part of a name, as for a shell."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save({"a": torch.ones(2)}, "~/m")
+    assert (tmp_path / "m" / "model.safetensors").exists()
+    assert loaded("~/m") == [1, 1]
+    assert fingerprint("~/m").total == fingerprint(tmp_path / "m").total
+    assert as_path("~/x") == tmp_path / "x"
+    assert as_path("~no-such-user/x").as_posix() == "~no-such-user/x"
+    assert as_path("a/~/x").as_posix() == "a/~/x"

@@ -96,8 +96,8 @@ def test_warmup_says_what_is_ready(run: Run) -> None:
     assert out.startswith("12 loops for this host ready, ")
     code, out, err = run("warmup", "90")
     assert (code, out) == (2, "")
-    assert err == "error: Invalid value: got 90; compute capabilities stand after --arch\n"
+    assert err == "error: warmup takes compute capabilities after --arch only, got 90 without it\n"
     code, out, err = run("warmup", "--arch", "9", "90")
-    assert code == 1
-    assert "architecture must be a compute capability such as 80, 90 or 100, got 9" in err
+    assert code == 2
+    assert "--arch must be a compute capability such as 80, 90 or 100, got 9" in err
     assert out == ""

@@ -272,7 +272,7 @@ def bad_config(**values: Any) -> str:
         (bad_config(architectures=7), "architectures must be a list of class names, got 7"),
         (bad_config(architectures=None, model_type="skynet"), "got model_type 'skynet'"),
         (bad_config(architectures=None, model_type="clip_vision_model"), "name a class in 'architectures'"),
-        (bad_config(torch_dtype="int4"), "must be one of bf16"),
+        (bad_config(torch_dtype="int4"), "must be one of float16 (fp16, f16, half)"),
         (bad_config(hidden_size="wide"), "bad config"),
         (bad_config(quantization_config={"quant_method": "fp8"}), "quantization_config is not supported"),
         ('{"tritonparam_record": 1}', "holds a record, where a model's config is expected"),
@@ -293,12 +293,12 @@ def test_a_bad_config_is_a_usage_error(run: Run, tmp_path: Path, text: str, mess
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["init"], 2, "Missing argument"),
+        (["init"], 2, "SPEC is missing"),
         (["init", TINY], 2, "--out"),
         (["init", TINY, "--out", "m", "--nonsense"], 2, "--nonsense"),
         (["init", TINY, "--out", "m", "--seed", "-1"], 2, "--seed"),
         (["init", TINY, "--out", "m", "--seed", "x"], 2, "--seed"),
-        (["init", TINY, "--out", "m", "--dtype", "int8"], 2, "--dtype must be one of bf16"),
+        (["init", TINY, "--out", "m", "--dtype", "int8"], 2, "--dtype must be a floating-point dtype, got 'int8'"),
         (["init", TINY, "--out", "m", "--max-shard-size", "5 parsecs"], 2, "--max-shard-size must be"),
         (["init", TINY, "--out", "m", "--device", "tpu9"], 2, "device must be a cpu or cuda device, got 'tpu9'"),
         (["init", TINY, "--out", "m", "--device", "cuda:77"], 1, "CUDA devices"),
@@ -335,7 +335,7 @@ def test_a_backend_that_does_not_write_to_the_device_is_a_usage_error(
     monkeypatch.setattr(_triton, "is_interpreted", lambda: False)
     code, out, err = run("init", TINY, "--out", tmp_path / "m", "--device", "cpu", "--backend", "triton")
     assert (code, out) == (2, "")
-    assert err == "error: backend 'triton' writes to cuda devices only, got device 'cpu'\n"
+    assert err == "error: --backend 'triton' writes to cuda devices only, got device 'cpu'\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -349,7 +349,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_completes(
         patch.setattr(os, "fsync", full)
         code, out, err = run("init", TINY, "--out", tmp_path / "m")
     assert (code, out) == (1, "")
-    assert re.fullmatch(r"error: \S+: No space left on device\n", err)
+    assert re.fullmatch(rf"error: {tmp_path}/m cannot be written: No space left on device \(\S+\)\n", err)
     assert not (tmp_path / "m").exists()
     assert run("init", TINY, "--out", tmp_path / "m")[0] == 0
 
@@ -363,7 +363,8 @@ def test_a_file_that_may_not_grow_is_one_line(run: Run, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (code, out) == (1, "")
-    assert err == f"error: {tmp_path}/m.partial/weights/model.safetensors: File too large\n"
+    file = f"{tmp_path}/m.partial/weights/model.safetensors"
+    assert err == f"error: {tmp_path}/m cannot be written: File too large ({file})\n"
     assert not list((tmp_path / "m.partial" / "weights").iterdir())
     assert not (tmp_path / "m").exists()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ pytest.importorskip("typer")
 
 from safetensors.torch import load_file, save_file
 
+import tritonparam
 from tritonparam import fingerprint, stream
 from tritonparam.checkpoint.files import RECORD_NAME
 from tritonparam.cli.init.job import Job
@@ -252,30 +254,77 @@ def test_without_a_record_the_config_says_what_to_expect(run: Run, tmp_path: Pat
     (tmp_path / "m" / "config.json").unlink()
     code, _, err = run("inspect", tmp_path / "m")
     assert code == 2
-    assert "neither tritonparam.json nor config.json" in err
+    assert "neither tritonparam.json, which `init` writes, nor config.json" in err
+    assert "name its model by --spec" in err
+    code, out, _ = run("inspect", tmp_path / "m", "--spec", TINY)
+    assert code == 0
+    assert f"against {TINY}: all ok" in out
 
 
-def test_the_table_has_a_line_for_every_tensor(run: Run, tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "m", entry("a", (30, 20), LAWS[0]), entry("b", (600,), LAWS[0]))
-    code, out, err = run("inspect", folder)
+def test_what_save_wrote_is_compared_with_the_model_that_is_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or with a record, whose digests count too."""
+    (tmp_path / "inspected_spec.py").write_text("import torch\ndef build():\n    return torch.nn.Linear(300, 200)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with tritonparam.deferred_init():
+        module = torch.nn.Linear(300, 200)
+    tritonparam.materialize(module, seed=3)
+    tritonparam.save(module, tmp_path / "m")
+    assert run("inspect", tmp_path / "m")[0] == 2
+    code, out, err = run("inspect", tmp_path / "m", "--spec", "inspected_spec:build")
     assert (code, err) == (0, "")
-    lines = out.splitlines()
-    assert lines[0].split() == ["tensor", "shape", "dtype", "mean", "std", "min", "max", "expected", "verdict"]
-    assert [line.split()[0] for line in lines[1:3]] == ["a", "b"]
-    assert lines[-2] == "2 tensors against tritonparam.json: all ok"
-    assert re.fullmatch("fingerprint [0-9a-f]{32}", lines[-1])
+    assert "2 tensors against inspected_spec:build: all ok" in out
+    for seed, status in (("3", 0), ("4", 1)):
+        assert run("init", "inspected_spec:build", "--out", tmp_path / seed, "--seed", seed)[0] == 0
+        assert run("inspect", tmp_path / "m", "--spec", tmp_path / seed / RECORD_NAME, "-q")[0] == status
+    module.weight.data.mul_(1.1)
+    tritonparam.save(module, tmp_path / "m", overwrite=True)
+    assert run("inspect", tmp_path / "m", "--spec", "inspected_spec:build", "-q")[0] == 1
+    assert run("inspect", tmp_path / "m", "--spec", "nowhere")[0] == 2
 
 
-def test_a_narrow_terminal_loses_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines wrap in it; no column is cut or left out."""
-    name = "a.tensor.with.a.rather.long.name.such.as.models.have.weight"
-    folder = checkpoint(tmp_path / "m", entry(name, (300, 200), LAWS[4]))
-    plain = run("inspect", folder)[1]
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "80")
-    coloured = run("inspect", folder)[1]
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
-    assert re.search(rf"^{name} +\[300, 200\] .* ok$", plain, re.MULTILINE)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("law", LAWS, ids=repr)
+def test_a_histogram_counts_as_numpy_does(law: RandomLaw, dtype: torch.dtype) -> None:
+    """Numbers on edges, NaN and infinities among them; where numbers lie dense, those on an edge do not matter."""
+    expected = expect(law, dtype)
+    generator = torch.Generator().manual_seed(1)
+    low, high = float(expected.edges[0]), float(expected.edges[-1])
+    numbers = (low + (high - low) * (torch.rand(5000, generator=generator) * 1.2 - 0.1)).to(dtype)
+    if dtype.itemsize <= 2:
+        numbers = torch.cat([numbers, expected.edges.to(dtype), torch.tensor([math.nan, math.inf, 0.0]).to(dtype)])
+    group = Group(law, dtype)
+    group.add(numbers)
+    wide = numbers.double()
+    finite = wide[wide.isfinite()].numpy()
+    edges = expected.edges.numpy()
+    want = [(finite < low).sum(), *np.histogram(finite, edges)[0], (finite > high).sum()]
+    assert group.histogram.tolist() == list(want)
+
+
+def test_tensors_are_read_side_by_side_and_an_error_in_one_ends_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two readers meet, so there are two at a time; after an error no more is read."""
+    from tritonparam.cli.inspect import inspection
+
+    folder = checkpoint(tmp_path / "m", *(entry(f"w{number}", (300,), LAWS[0]) for number in range(50)))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    meeting, read, seen = threading.Barrier(2, timeout=60), inspection.read_chunks, []
+
+    def chunks(path: Path, start: int, size: int) -> Iterator[bytearray]:
+        seen.append(start)
+        if len(seen) <= 2:
+            meeting.wait()
+        if len(seen) > 2:
+            raise OSError("the disk is gone")
+        return read(path, start, size)
+
+    monkeypatch.setattr(inspection, "read_chunks", chunks)
+    with pytest.raises(OSError, match="the disk is gone"):
+        inspect_checkpoint(folder)
+    assert len(seen) < 10
 
 
 def test_the_plot_shows_every_family(run: Run, tmp_path: Path) -> None:

@@ -140,20 +140,20 @@ def test_picture_shows_the_ranks(run: Run, built: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--mesh", "dp_shard"], "--mesh 'dp_shard': --mesh must be sizes by name, such as 'dp_shard=128,tp=8'"),
+        (["--mesh", "dp_shard"], "--mesh must be sizes by name, such as 'dp_shard=128,tp=8', got 'dp_shard'"),
         (["--mesh", "ep=2"], "--mesh must name dimensions among pp, dp_replicate, dp_shard, cp, tp, got 'ep'"),
         (["--mesh", "tp=0"], "tp must be from 1 to 1,048,576, got 0"),
         (["--mesh", "dp_shard=4096,tp=4096"], "at most 1,048,576 ranks"),
-        (["--mesh", "tp=2", "--rank", "2"], "rank must be from 0 to 1, got 2"),
-        (["--mesh", "tp=2", "--bandwidth", "-3"], "--bandwidth must be a positive number of GB/s, got -3.0"),
-        (["--mesh", "tp=2", "--dtype", "int8"], "--dtype must be one of bf16"),
+        (["--mesh", "tp=2", "--rank", "2"], "--rank must be an int in [0, 2), the ranks of --mesh, got 2"),
+        (["--mesh", "tp=2", "--bandwidth", "-3"], "--bandwidth must be a positive number of GB/s, got -3"),
+        (["--mesh", "tp=2", "--dtype", "int8"], "--dtype must be a floating-point dtype, got 'int8'"),
         (["--mesh", "tp=2", "--plot", "ranks.txt"], "--plot must end in one of"),
         (["--mesh", "tp=2", "--tp-plan", "{}/list.json"], "must hold a JSON object, got list"),
         (["--mesh", "tp=2", "--tp-plan", "{}/numbers.json"], "must hold names and styles"),
         (["--mesh", "tp=2", "--tp-plan", "{}/lost.json"], "--tp-plan must name modules or parameters of the model"),
         (["--mesh", "tp=2"], "--tp-plan must be given for tp=2, since Model comes with none"),
         (["--mesh", "pp=5"], "pp must be at most the 4 layers of layers, got 5"),
-        ([], "Missing option '--mesh'"),
+        ([], "--mesh is missing"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_2(

@@ -34,10 +34,9 @@ from tritonparam.checkpoint.saving import SaveReport, save
 from tritonparam.checkpoint.shards import find_files, in_groups, index_text, shard_names
 from tritonparam.checkpoint.stored import Checkpoint, StoredTensor, whole_box
 from tritonparam.checkpoint.targets import Slot, Target, listed, slots_of
-from tritonparam.checkpoint.units import FLOAT_DTYPES, dtype_name, format_size, parse_dtype, parse_size
+from tritonparam.checkpoint.units import dtype_name, format_size, parse_dtype, parse_size
 
 __all__ = [
-    "FLOAT_DTYPES",
     "INDEX_NAME",
     "METADATA_KEY",
     "RECORD_NAME",

@@ -34,7 +34,8 @@ INDEX_NAME = "model.safetensors.index.json"
 WHOLE_NAME = "model.safetensors"
 RECORD_NAME = "tritonparam.json"  # of what `tritonparam init` wrote
 _MAX_HEADER = 100_000_000
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PROTOCOLS = (b"\x02", b"\x03", b"\x04", b"\x05")  # of pickles
+_LONGEST_NAME = 100  # characters
 
 
 class Extent(NamedTuple):
@@ -155,8 +156,9 @@ def read_header(path: Path) -> Header:
         if size != 8 + length + end:
             raise ValueError(f"it should have {8 + length + end} bytes and has {size}")
     except ValueError as error:
-        hint = ". It may be a pickle, which is not read: reading one runs code" if path.suffix in _PICKLES else ""
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}{hint}") from None
+        if _is_torch_file(path):
+            raise CheckpointError(f"{path} is a torch.save file{not_read(path)}") from None
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from None
     extents: dict[str, Extent] = {}
     unreadable: dict[str, str] = {}
     for name, row in rows.items():
@@ -168,6 +170,24 @@ def read_header(path: Path) -> Header:
         except ValueError as error:
             unreadable[name] = f"{row.code}: {error}"
     return Header(extents, 8 + length, metadata, unreadable)
+
+
+def _is_torch_file(path: Path) -> bool:
+    """Whether a file begins as those of torch.save: a zip archive, or in older releases a pickle."""
+    with open_regular(path) as file:
+        start = file.read(4)
+    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in _PROTOCOLS)
+
+
+def not_read(path: Path) -> str:
+    """The end of an error about the torch.save file at `path`: why it is not read, and what to do."""
+    name = repr(path.name[:_LONGEST_NAME])
+    new = repr(f"{path.stem[:_LONGEST_NAME]}.safetensors")
+    return (
+        ", which is not read: it is a pickle, and reading one can run code. Convert it, if you trust where it is from: "
+        f"tritonparam.save(torch.load({name}, weights_only=True), {new}); or load it without this package: "
+        f"module.load_state_dict(torch.load({name}, weights_only=True))"
+    )
 
 
 def _check_row(name: str, row: Row) -> None:

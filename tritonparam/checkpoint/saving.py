@@ -31,6 +31,7 @@ from tritonparam.module import recording_paused
 from tritonparam.plan import check_memory
 from tritonparam.tensor import REALIZING, Tensor, lazy_like, realize
 
+_TORCH_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
 _RESERVED = ("format", SHARDING_KEY, "DCP_VERSION")
 
 
@@ -121,10 +122,10 @@ def save(
 
     Raises:
         TypeError: An argument has none of these types.
-        ValueError: `path` is empty or has a NUL, a module is deferred (`materialize` it first), mapping gives two
-            tensors one name or one that no file can have, a tensor has no strided memory of its own, a size, rank or
-            dtype is out of range, a tensor is a box and rank and world_size are unknown, or a module under fully_shard
-            is gathered (`reshard` it first).
+        ValueError: `path` is empty, has a NUL or ends as files of torch.save do (.pt, .pth, .bin, .ckpt), a module is
+            deferred (`materialize` it first), mapping gives two tensors one name or one that no file can have, a tensor
+            has no strided memory of its own, a size, rank or dtype is out of range, a tensor is a box and rank and
+            world_size are unknown, or a module under fully_shard is gathered (`reshard` it first).
         tritonparam.checkpoint.CheckpointError: `path` exists and may not be replaced or cannot be a folder or file,
             another process is writing it, what lies where the work is done is not of a save, safetensors has no such
             dtype, or another process of the save failed, disagrees, did not come before the deadline, or is gone.
@@ -146,7 +147,7 @@ def save(
         check_progress(progress)
         if not isinstance(overwrite, bool):
             raise TypeError(f"overwrite must be a bool, got {briefly(overwrite)}")
-        out, limit, kept = as_path(path), _size(max_shard_size), _strings(metadata)
+        out, limit, kept = _out(path), _size(max_shard_size), _strings(metadata)
         cast = float_dtype(dtype)
         with REALIZING:
             slots = [slot for slot in slots_of(target) if slot.expected]
@@ -212,6 +213,16 @@ class _Work:
             "overwrite": self.overwrite,
         }
         return Offer(settings, [boxes.held(slot) for slot, boxes in self.outgoing.items()])
+
+
+def _out(path: str | os.PathLike[str]) -> Path:
+    out = as_path(path)
+    if out.suffix in _TORCH_ENDINGS:
+        raise ValueError(
+            f"path must be a folder to make, or end in .safetensors, which is what save writes, got "
+            f"{briefly(str(path))}: say {out.stem[:100] + '.safetensors'!r}, or write torch's own format by torch.save"
+        )
+    return out
 
 
 def _size(max_shard_size: int | str) -> int:

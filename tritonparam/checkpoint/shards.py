@@ -10,17 +10,15 @@ from typing import Protocol, TypeVar
 
 from tritonparam._arguments import few, shown
 from tritonparam.checkpoint.errors import CheckpointError
-from tritonparam.checkpoint.files import INDEX_NAME, WHOLE_NAME
+from tritonparam.checkpoint.files import INDEX_NAME, WHOLE_NAME, not_read
 from tritonparam.checkpoint.json_files import read_json_object
 
 _SHARDS = "shard-*-model-*.safetensors"
 _NUMBERED = re.compile(r"-\d+-of-\d+")
 _MAX_CONTAINERS = 10_000  # arrays and objects in an index, which needs three
+_PICKLE = "a pickle"
 _UNREAD = {
-    ".bin": "a pickle",
-    ".pt": "a pickle",
-    ".pth": "a pickle",
-    ".ckpt": "a pickle",
+    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt"), _PICKLE),
     ".distcp": "of torch.distributed.checkpoint, partly pickled",
     ".gguf": "of llama.cpp",
 }
@@ -160,6 +158,10 @@ def _files_in(folder: Path) -> list[Path]:
     if not others:
         raise CheckpointError(f"{folder} has no safetensors files")
     what = _UNREAD[others[0].suffix]
+    if what == _PICKLE:
+        raise CheckpointError(
+            f"{folder} has no safetensors files; {others[0].name[:100]} is of torch.save{not_read(others[0])}"
+        )
     raise CheckpointError(
         f"{folder} has no safetensors files, and {_names(others)} cannot be read: {others[0].name} is {what}. "
         "Save it as safetensors, for example with save_pretrained of transformers"

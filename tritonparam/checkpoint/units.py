@@ -9,19 +9,8 @@ import torch
 
 from tritonparam._arguments import shown
 from tritonparam.checkpoint.errors import UsageError
+from tritonparam.dtype import as_float
 
-FLOAT_DTYPES = {
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-    "fp32": torch.float32,
-    "fp64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "float8_e4m3fn": torch.float8_e4m3fn,
-    "float8_e5m2": torch.float8_e5m2,
-}
 _UNITS = {"": 1, "B": 1} | {
     f"{prefix}{kind}B": base**power
     for power, prefix in enumerate("KMGT", start=1)
@@ -30,7 +19,7 @@ _UNITS = {"": 1, "B": 1} | {
 
 
 def parse_dtype(text: str, argument: str = "dtype") -> torch.dtype:
-    """The floating-point dtype that `text` names, shortly (bf16) or as torch does (bfloat16, torch.bfloat16).
+    """The floating-point dtype that `text` names, as everywhere: bf16, bfloat16, torch.bfloat16.
 
     Raises:
         UsageError: It names none.
@@ -39,10 +28,10 @@ def parse_dtype(text: str, argument: str = "dtype") -> torch.dtype:
         >>> parse_dtype("bf16"), parse_dtype("torch.float8_e5m2")
         (torch.bfloat16, torch.float8_e5m2)
     """
-    dtype = FLOAT_DTYPES.get(text.removeprefix("torch.").lower())
-    if dtype is None:
-        raise UsageError(f"{argument} must be one of {', '.join(FLOAT_DTYPES)}, got {shown(text)}")
-    return dtype
+    try:
+        return as_float(text, argument)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -2,73 +2,35 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tritonparam._interrupt import EXIT_CODE, INTERRUPTED
+from tritonparam._interrupt import EXIT_CODE, PROGRAM, keeping, stopped
 from tritonparam._program import ending, imported
 from tritonparam._version import __version__
+from tritonparam.cli.examples import (
+    DIFF_EXAMPLES,
+    INIT_EXAMPLES,
+    INSPECT_EXAMPLES,
+    PLAN_EXAMPLES,
+    SPEC_HELP,
+    WARMUP_EXAMPLES,
+)
+from tritonparam.cli.options import all_of, number, path, size, whole
+from tritonparam.cli.usage import Command, Group, explain, fail, naming, show_help_alone
 
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
+    cls=Group,
+    invoke_without_command=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_LONGEST = 980  # characters of a message
-_OUT_OF_MEMORY = re.compile("allocate memory|out of memory|Storage size calculation overflowed")
-SPEC_HELP = (
-    "A Hugging Face config.json (of any name), a folder with one, package.module:callable returning a torch.nn.Module, "
-    "or the tritonparam.json of an earlier run, to repeat it exactly."
-)
-INIT_EXAMPLES = """[bold]Examples[/bold]
-
-  tritonparam init examples/gpt2.json --out gpt2-seed0
-
-  tritonparam init llama/config.json --out llama --dtype bf16 --device cuda --seed 7
-
-  tritonparam init mypackage.models:build --out model --max-shard-size 2GB
-
-  tritonparam init gpt2-seed0/tritonparam.json --out the-same-again
-
-  torchrun --nproc-per-node 8 -m tritonparam init llama/config.json --out llama
-"""
-INSPECT_EXAMPLES = """[bold]Examples[/bold]
-
-  tritonparam inspect gpt2-seed0
-
-  tritonparam inspect gpt2-seed0 --plot gpt2.png
-
-  tritonparam inspect gpt2-seed0 --json | python -m json.tool
-"""
-PLAN_EXAMPLES = """[bold]Examples[/bold]
-
-  tritonparam plan examples/llama-3.1-405b.json --mesh dp_shard=128,tp=8
-
-  tritonparam plan examples/llama-3.1-405b.json --mesh pp=8,dp_shard=16,tp=8 --rank 512 --plot ranks.png
-
-  tritonparam plan mypackage.models:build --mesh tp=4 --tp-plan tp.json --dtype bf16 --json
-"""
-DIFF_EXAMPLES = """[bold]Examples[/bold]
-
-  tritonparam diff run1/step-1000 run2/step-1000
-
-  tritonparam diff gpt2-seed0/tritonparam.json gpt2-copy
-
-  tritonparam diff a.safetensors b.safetensors --json
-"""
-WARMUP_EXAMPLES = """[bold]Examples[/bold]
-
-  tritonparam warmup
-
-  tritonparam warmup --arch 80 90 100
-"""
+_NOTHING = "; nothing was written"
+_ARCH = whole("--arch", "a compute capability such as 80, 90 or 100")
 
 
 def _show_version(wanted: bool) -> None:
@@ -79,17 +41,22 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback(epilog="Run 'tritonparam COMMAND --help' for examples.")
 def _app(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Freshly initialized checkpoints with the same bits on every device, at the speed of the disk."""
+    """Make checkpoints of freshly initialized models, with the same bits on every device; check and compare them."""
+    show_help_alone(context)
 
 
-@app.command(epilog=INIT_EXAMPLES)
+@app.command(cls=Command, epilog=INIT_EXAMPLES)
 def init(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_HELP, show_default=False)],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to make.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", parser=path("--out"), metavar="DIR", help="The folder to make.", show_default=False)
+    ],
     target: Annotated[
         str | None,
         typer.Option(
@@ -99,21 +66,31 @@ def init(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**64 - 1, help="The seed of every value. \\[default: 0]", metavar="N")
+        int | None,
+        typer.Option(
+            parser=whole("--seed", "an int in [0, 2**64)", 0, 2**64),
+            metavar="N",
+            help="The seed of every value, from 0 to 2**64 - 1. \\[default: 0]",
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
+            metavar="DTYPE",
             help="Of parameters and buffers that name none: bf16, fp16, fp32, fp64, float8_e4m3fn or float8_e5m2. "
-            "\\[default: the config's, else fp32]"
+            "\\[default: the config's, else fp32]",
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cuda or cpu; changes no value. \\[default: cuda where there is one]")
+        str | None,
+        typer.Option(metavar="DEVICE", help="cuda or cpu; changes no value. \\[default: cuda where there is one]"),
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="triton, cpu or numpy; changes no value.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="BACKEND", help="triton, cpu or numpy; changes no value.")
+    ] = None,
     max_shard_size: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="The most bytes in one file. \\[default: 5GB]")
+        int | None,
+        typer.Option(parser=size, metavar="SIZE", help="The most bytes in one file, such as 2GB. \\[default: 5GB]"),
     ] = None,
     overwrite: Annotated[
         bool,
@@ -122,11 +99,17 @@ def init(
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Print the law and key of every tensor, and the memory and time it took.")
     ] = False,
     deadline: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long to wait for other processes that give no sign of life.")
+        float,
+        typer.Option(
+            parser=number("--deadline", "a number of seconds above 0"),
+            metavar="SECONDS",
+            help="How long to wait for other processes that give no sign of life.",
+        ),
     ] = 300.0,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -137,14 +120,16 @@ def init(
 
     Started by torchrun, the processes divide the files among them, which are the same as those of one process.
     """
-    from tritonparam.checkpoint import ProgressBar, check_target, parse_dtype, parse_size
+    from tritonparam.checkpoint import ProgressBar, check_target, parse_dtype
     from tritonparam.cli.init import (
         agree,
         check_device,
+        kept,
         own_device,
         prepare,
         print_report,
         print_written,
+        read_spec,
         share,
         started_processes,
         write_checkpoint,
@@ -154,16 +139,20 @@ def init(
     processes = started_processes(deadline)
 
     def prepared() -> Any:
-        check_target(out, overwrite)
-        size = None if max_shard_size is None else parse_size(max_shard_size, "--max-shard-size")
-        chosen = None if dtype is None else parse_dtype(dtype, "--dtype")
-        where = check_device(own_device(device), backend)
-        return prepare(spec, target=target, seed=seed, dtype=chosen, max_shard_size=size), where
+        source, _, chosen, where = all_of(
+            lambda: read_spec(spec),
+            lambda: check_target(out, overwrite),
+            lambda: None if dtype is None else parse_dtype(dtype, "--dtype"),
+            lambda: check_device(own_device(device), backend),
+        )
+        job = prepare(spec, source=source, target=target, seed=seed, dtype=chosen, max_shard_size=max_shard_size)
+        return job, where
 
     job, where = agree(processes, prepared, out, overwrite)
     imported()
     mine = sum(shard.nbytes for shard in share(job, processes))
-    with ProgressBar("writing", mine, quiet=as_json or processes.rank > 0) as progress:
+    silent = quiet or as_json or processes.rank > 0
+    with keeping(lambda: kept(job, out)), naming(out), ProgressBar("writing", mine, quiet=silent) as progress:
         written = write_checkpoint(
             job,
             out,
@@ -177,47 +166,68 @@ def init(
         return
     if as_json:
         typer.echo(written_json(job, written, out, report=report))
-    else:
+    elif not quiet:
         print_written(written, out)
         if report:
             print_report(job, written)
 
 
-@app.command(epilog=INSPECT_EXAMPLES)
+@app.command(cls=Command, epilog=INSPECT_EXAMPLES)
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with safetensors.", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(parser=path("DIR"), metavar="DIR", help="A folder with safetensors.", show_default=False),
+    ],
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw histograms against the expected densities.")
+        Path | None,
+        typer.Option(parser=path("--plot"), metavar="FILE.png", help="Draw histograms against the expected densities."),
     ] = None,
+    spec: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="What DIR should hold, as for init. \\[default: what DIR itself says]"),
+    ] = None,
+    only_failures: Annotated[
+        bool, typer.Option("--only-failures", help="List only the tensors that disagree.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but errors; the exit status says whether all is well.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Compare every tensor in DIR with what it should have been drawn from; exit 1 if any disagrees.
 
-    Expectations come from DIR/tritonparam.json or, where there is none, from the model of DIR/config.json. All tests
-    together raise a false alarm in at most one of 1e6 checkpoints.
+    Expectations come from --spec, DIR/tritonparam.json or, where there is neither, the model of DIR/config.json. A
+    folder that `save` wrote in Python has no tritonparam.json: name its model by --spec. All tests together raise a
+    false alarm in at most one of 1e6 checkpoints.
+
+    On a terminal the table has its width, where some columns may be left out; elsewhere it has all of them.
     """
     from tritonparam.checkpoint import ProgressBar
     from tritonparam.cli.inspect import inspect_checkpoint, inspection_json, print_inspection, stored_bytes
 
     if plot is not None:
-        from tritonparam.cli.inspect import check_plot, plot_inspection
+        from tritonparam.cli.inspect import check_plot
 
         check_plot(plot)
-    imported()
-    with ProgressBar("reading", stored_bytes(folder), quiet=as_json) as progress:
-        inspection = inspect_checkpoint(folder, progress.advance)
-    if as_json:
-        typer.echo(inspection_json(inspection, folder))
-    else:
-        print_inspection(inspection)
-    if plot is not None:
-        plot_inspection(inspection, plot, folder.resolve().name)
+    with keeping(_NOTHING):
+        nbytes = stored_bytes(folder)
+        imported()
+        with ProgressBar("reading", nbytes, quiet=quiet or as_json) as progress:
+            inspection = inspect_checkpoint(folder, progress.advance, spec)
+        if as_json:
+            typer.echo(inspection_json(inspection, folder, only_failures=only_failures))
+        elif not quiet:
+            print_inspection(inspection, only_failures=only_failures)
+        if plot is not None:
+            from tritonparam.cli.inspect import plot_inspection
+
+            plot_inspection(inspection, plot, folder.resolve().name)
     if not inspection.ok:
         raise typer.Exit(1)
 
 
-@app.command(epilog=PLAN_EXAMPLES)
+@app.command(cls=Command, epilog=PLAN_EXAMPLES)
 def plan(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_HELP, show_default=False)],
     mesh: Annotated[
@@ -228,11 +238,12 @@ def plan(
             show_default=False,
         ),
     ],
-    dtype: Annotated[str | None, typer.Option(help="As for init.")] = None,
+    dtype: Annotated[str | None, typer.Option(metavar="DTYPE", help="As for init.")] = None,
     tp_plan: Annotated[
         Path | None,
         typer.Option(
             "--tp-plan",
+            parser=path("--tp-plan"),
             metavar="FILE.json",
             help="What tp cuts: an object of module names, with * for numbers, and styles (colwise, rowwise, replicate "
             "and the others of transformers). \\[default: the plan that transformers has for the model]",
@@ -240,13 +251,24 @@ def plan(
     ] = None,
     rank: Annotated[
         int | None,
-        typer.Option(metavar="R", help="Show this rank too, and build its plan. \\[default: the most loaded]"),
+        typer.Option(
+            parser=whole("--rank", "a rank of the mesh: an int from 0 on"),
+            metavar="R",
+            help="Show this rank too, and build its plan. \\[default: the most loaded]",
+        ),
     ] = None,
     bandwidth: Annotated[
         float | None,
-        typer.Option(metavar="GB/S", help="Of GPU memory, for the prediction. \\[default: 3240, measured on an H100]"),
+        typer.Option(
+            parser=number("--bandwidth", "a positive number of GB/s"),
+            metavar="GB/S",
+            help="Of GPU memory, for the prediction. \\[default: 3240, measured on an H100]",
+        ),
     ] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the bytes of every rank.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(parser=path("--plot"), metavar="FILE.png", help="Draw the bytes of every rank."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -256,28 +278,31 @@ def plan(
     rank's plan are measured on this host.
     """
     from tritonparam.checkpoint import parse_dtype
-    from tritonparam.cli.plan import checked_bandwidth, checked_mesh, plan_json, plan_spec, plan_text, read_tp_plan
+    from tritonparam.cli.plan import checked_mesh, plan_json, plan_spec, plan_text, read_tp_plan
 
     shape = checked_mesh(mesh, rank)
     chosen = None if dtype is None else parse_dtype(dtype, "--dtype")
-    rules, speed = read_tp_plan(tp_plan), checked_bandwidth(bandwidth)
+    rules = read_tp_plan(tp_plan)
     if plot is not None:
         from tritonparam.cli.inspect import check_plot
 
         check_plot(plot)
     imported()
-    planned = plan_spec(spec, shape, dtype=chosen, tp_plan=rules, bandwidth=speed, rank=rank)
-    typer.echo(plan_json(planned) if as_json else plan_text(planned))
-    if plot is not None:
-        from tritonparam.cli.plan import plot_plan
+    with keeping(_NOTHING):
+        planned = plan_spec(spec, shape, dtype=chosen, tp_plan=rules, bandwidth=bandwidth, rank=rank)
+        typer.echo(plan_json(planned) if as_json else plan_text(planned))
+        if plot is not None:
+            from tritonparam.cli.plan import plot_plan
 
-        plot_plan(planned, plot)
+            plot_plan(planned, plot)
 
 
-@app.command(epilog=DIFF_EXAMPLES)
+@app.command(cls=Command, epilog=DIFF_EXAMPLES)
 def diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A checkpoint, or a record.", show_default=False)],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.", show_default=False)],
+    first: Annotated[
+        Path, typer.Argument(parser=path("A"), metavar="A", help="A checkpoint, or a record.", show_default=False)
+    ],
+    second: Annotated[Path, typer.Argument(parser=path("B"), metavar="B", help="Another one.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -289,7 +314,8 @@ def diff(
     from tritonparam.cli.diff import differences, differences_json, print_differences
 
     imported()
-    found = differences(first, second, quiet=as_json)
+    with keeping(_NOTHING):
+        found = differences(first, second, quiet=as_json)
     if as_json:
         typer.echo(differences_json(found, first, second))
     else:
@@ -298,30 +324,33 @@ def diff(
         raise typer.Exit(1)
 
 
-@app.command(epilog=WARMUP_EXAMPLES)
+@app.command(cls=Command, epilog=WARMUP_EXAMPLES)
 def warmup(
     arch: Annotated[
         list[int] | None,
         typer.Option(
             "--arch",
+            parser=_ARCH,
             metavar="N ...",
             help="Also the GPU kernels, for CUDA devices of these compute capabilities; none of them need be here.",
             show_default=False,
         ),
     ] = None,
-    more: Annotated[list[int] | None, typer.Argument(hidden=True)] = None,
+    more: Annotated[list[int] | None, typer.Argument(parser=_ARCH, metavar="", hidden=True)] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Compile beforehand what the first use would wait for: the loops of this host, and GPU kernels if asked.
 
     Loops are kept in the user's cache folder for this version and this CPU, kernels in Triton's own.
     """
+    from tritonparam.checkpoint import UsageError
     from tritonparam.cli.warmup import warm_up
 
     if more and not arch:
-        raise typer.BadParameter(f"got {more[0]}; compute capabilities stand after --arch")
+        raise UsageError(f"warmup takes compute capabilities after --arch only, got {more[0]} without it")
     imported()
-    warm_up([*(arch or ()), *(more or ())])
+    with keeping("; what is compiled is kept, and the same command goes on from there"):
+        warm_up([*(arch or ()), *(more or ())])
 
 
 def main() -> None:
@@ -337,42 +366,17 @@ def main() -> None:
 def _run() -> None:
     debug = "--debug" in sys.argv[1:]
     try:
-        code = app(standalone_mode=False)
-    except KeyboardInterrupt:
-        _fail(INTERRUPTED, EXIT_CODE)
-    except typer.Abort:
-        _fail("aborted", EXIT_CODE)
+        code = app(prog_name=PROGRAM, standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        fail(*stopped())
     except Exception as error:
         if debug:
             raise
-        _fail(*_explain(error))
+        text, status = explain(error)
+        fail(f"error: {text}", status)
     if code == EXIT_CODE:  # typer makes this of an interrupt
-        _fail(INTERRUPTED, EXIT_CODE)
+        fail(*stopped())
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _explain(error: Exception) -> tuple[str, int]:
-    """The message and the exit status of `error`."""
-    code = getattr(error, "exit_code", None)
-    if isinstance(code, int):
-        # Click's errors (those of the installed click or of a copy inside typer) put their message together here.
-        message: Callable[[], str] = getattr(error, "format_message", error.__str__)
-        return message(), code
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror, 1
-    # torch has no type of its own for the memory of a host.
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
-        return "out of memory; tensors that have to be replayed are held whole, one after the other", 1
-    return f"{type(error).__name__}: {error}; --debug shows where", 1
-
-
-def _fail(message: str, code: int) -> None:
-    """Write one line that no terminal takes for more than text, and exit."""
-    line = " ".join(message.split())
-    line = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
-    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
-    sys.stderr.write(f"error: {line}\n")
-    sys.exit(code)
 
 
 if __name__ == "__main__":

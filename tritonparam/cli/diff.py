@@ -22,6 +22,7 @@ from tritonparam.checkpoint import (
     dtype_name,
     whole_box,
 )
+from tritonparam.cli.options import not_fetched
 from tritonparam.cli.record import RECORD_KEY, parse_record, read_json
 from tritonparam.distributed import digest_of_stored
 from tritonparam.plan import Box, box_of_box, cut_boxes
@@ -130,7 +131,7 @@ class Side:
             self.facts = {entry.name: (entry.dtype, entry.shape) for entry in record.entries}
             return
         if not path.exists():
-            raise UsageError(f"{path} does not exist")
+            raise UsageError(f"{path} does not exist{not_fetched(str(path), 'the checkpoint')}")
         self.stored = Checkpoint(path)
         self.stored.check_readable()
         self.facts = {name: (each.dtype, each.shape) for name, each in self.stored.tensors.items()}

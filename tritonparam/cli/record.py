@@ -17,7 +17,6 @@ import torch
 
 from tritonparam._arguments import shown
 from tritonparam.checkpoint import (
-    FLOAT_DTYPES,
     METADATA_KEY,
     CheckpointError,
     UsageError,
@@ -43,6 +42,7 @@ from tritonparam.cli.record_checks import (
     check_view,
 )
 from tritonparam.distributed import Fingerprint
+from tritonparam.dtype import FLOATS
 from tritonparam.module import BoxLaw
 from tritonparam.plan import Fill
 from tritonparam.stream import STREAM_VERSION, law_from_json, law_to_json
@@ -314,7 +314,7 @@ def _record_from_json(values: Mapping[str, Any]) -> Record:
     as_int(settings["seed"], "the seed", 0, 2**64 - 1)
     as_int(settings["max_shard_size"], "max_shard_size", 1, MOST_BYTES)
     if settings["dtype"] is not None:
-        as_text(settings["dtype"], "the dtype", map(dtype_name, FLOAT_DTYPES.values()))
+        as_text(settings["dtype"], "the dtype", (each.name for each in FLOATS))
     for name, version in as_mapping(settings["versions"], "versions", (), settings["versions"]).items():
         if version is not None:
             as_text(version, f"the version of {shown(name)}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
+from tritonparam.checkpoint import UsageError
 from tritonparam.plan import CompileStep, kernels_ahead, loops_ahead
 
 
@@ -15,12 +16,19 @@ def warm_up(architectures: Sequence[int]) -> None:
 
     Raises:
         ImportError: A package that compiles is not installed.
-        ValueError: There is no such architecture.
+        UsageError: There is no such architecture, or kernels are interpreted here.
     """
-    kernels = [(each, kernels_ahead(each)) for each in dict.fromkeys(architectures)]
+    kernels = [(each, _kernels(each)) for each in dict.fromkeys(architectures)]
     _compile("loops for this host", loops_ahead())
     for architecture, steps in kernels:
         _compile(f"kernels for sm_{architecture}", steps)
+
+
+def _kernels(architecture: int) -> list[CompileStep]:
+    try:
+        return kernels_ahead(architecture)
+    except ValueError as error:
+        raise UsageError(str(error).replace("architecture must", "--arch must")) from None
 
 
 def _compile(what: str, steps: Sequence[CompileStep]) -> None:

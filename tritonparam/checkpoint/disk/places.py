@@ -17,8 +17,12 @@ _SHOWN = 200  # characters
 _LOOKS = 100  # while others rename the folder
 
 
-def as_path(path: str | os.PathLike[str]) -> Path:
-    """`path` as the user gave it.
+def as_path(path: str | os.PathLike[str], argument: str = "path") -> Path:
+    """`path` as the user gave it, where a leading `~` or `~user` is that home folder, as for a shell.
+
+    Args:
+        path: A string or a path.
+        argument: What an error calls it.
 
     Raises:
         TypeError: It is no string and no path.
@@ -29,16 +33,16 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     except Exception:  # what is no path, or a path of the user's that raises
         text = None
     if not isinstance(text, str):
-        raise TypeError(f"path must be a string or a pathlib.Path, got a {type(path).__name__[:100]}")
+        raise TypeError(f"{argument} must be a string or a pathlib.Path, got a {type(path).__name__[:100]}")
     if not text:
-        raise ValueError("path must name a folder or a file, got ''")
+        raise ValueError(f"{argument} must name a folder or a file, got ''")
     try:
         data = os.fsencode(text)
     except UnicodeEncodeError:
-        raise ValueError(f"path must be text that a file system can hold, got {_short(text)}") from None
+        raise ValueError(f"{argument} must be text that a file system can hold, got {_short(text)}") from None
     if b"\0" in data:
-        raise ValueError(f"path must have no NUL, got {_short(text)}")
-    return Path(text)
+        raise ValueError(f"{argument} must have no NUL, got {_short(text)}")
+    return Path(os.path.expanduser(text))  # which leaves a user alone that there is not, where pathlib raises
 
 
 def real_path(path: Path) -> Path:

@@ -114,6 +114,7 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 def prepare(
     spec: str,
     *,
+    source: Spec | Record | None = None,
     target: str | None = None,
     seed: int | None = None,
     dtype: torch.dtype | None = None,
@@ -125,6 +126,7 @@ def prepare(
 
     Args:
         spec: A configuration file, a folder with one, `package.module:callable`, or a record.
+        source: What `read_spec` has read for `spec`; read now if None.
         target: Only with a record of a callable: the same `package.module:callable` again. It is imported and called
             only if it is given here, and only where a tensor has to be replayed.
         seed: 0 where None.
@@ -137,7 +139,7 @@ def prepare(
             callable to repeat, and `target` is not given.
         CheckpointError: The model cannot be built here.
     """
-    source = read_spec(spec)
+    source = read_spec(spec) if source is None else source
     if isinstance(source, Record):
         given = {"seed": seed, "dtype": dtype and dtype_name(dtype), "max_shard_size": max_shard_size}
         return _repeat(source, spec, given, target)

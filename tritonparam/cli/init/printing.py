@@ -9,6 +9,8 @@ import typer
 
 from tritonparam.checkpoint import dtype_name, format_size
 from tritonparam.cli.init.job import Job
+from tritonparam.cli.init.pieces import split
+from tritonparam.cli.init.workspace import finished_files
 from tritonparam.cli.init.writing import Written
 from tritonparam.cli.record import Entry
 from tritonparam.module import Ledger, LedgerRow, memory_peak, why_replayed
@@ -36,6 +38,19 @@ def print_written(written: Written, out: Path) -> None:
     table.add_row("digest", written.digest)
     table.add_row("fingerprint", written.fingerprint)
     console.print(table)
+
+
+def kept(job: Job, out: Path) -> str:
+    """The end of the line about an interrupt: what of the folder `out` is kept, and how to go on."""
+    names = [shard.name for shard in split(job.entries, job.settings["max_shard_size"])]
+    whole = finished_files(out, names)
+    if whole is None:
+        return f"; {out} is whole"
+    partial = out.with_name(f"{out.name}.partial")
+    if not whole:
+        return f": none of {len(names)} files is finished; run the same command again to start over"
+    some = f"{whole} of {len(names)} files {'is' if whole == 1 else 'are'} in {partial}"
+    return f": {some}; run the same command again to continue"
 
 
 def print_report(job: Job, written: Written) -> None:

@@ -19,6 +19,8 @@ import torch
 from tritonparam.checkpoint import RECORD_NAME, CheckpointError, UsageError, parse_dtype, parse_json_object
 from tritonparam.cli.init.config import RUNS_CODE, as_config, checked_config, keys_of, special_number
 from tritonparam.cli.init.hub_model import build_config, constructing, hub_files, reason
+from tritonparam.cli.options import not_fetched
+from tritonparam.cli.options import path as path_of
 from tritonparam.cli.record import CALLABLE, RECORD_KEY, Record, parse_record, read_json
 
 CONFIG_NAME = "config.json"
@@ -92,7 +94,7 @@ def read_spec(text: str) -> Spec | Record:
     Raises:
         UsageError: There is nothing of the kind, or its file is not what it has to be.
     """
-    path = Path(text)
+    path = path_of("SPEC")(text)
     try:
         if path.is_dir():
             found = [path / name for name in (CONFIG_NAME, RECORD_NAME) if (path / name).exists()]
@@ -106,7 +108,8 @@ def read_spec(text: str) -> Spec | Record:
         return _read_file(path)
     if CALLABLE.fullmatch(text):
         return Spec(text, target=text)
-    raise UsageError(f"SPEC not found: {text!r} is neither a file, a folder nor package.module:callable")
+    more = not_fetched(text, "its config.json")
+    raise UsageError(f"SPEC not found: {text!r} is neither a file, a folder nor package.module:callable{more}")
 
 
 def _read_file(path: Path) -> Spec | Record:

@@ -126,6 +126,15 @@ class Workspace(PartialFolder):
         write_file(self.state / f"{name}.json", [json.dumps(said).encode()])
 
 
+def finished_files(out: Path, names: Iterable[str]) -> int | None:
+    """How many of the files `names` a run for the folder `out` has finished; None where it is `out` already."""
+    root = Path(os.path.realpath(out))
+    partial = root.with_name(f"{root.name}.partial")
+    if root.exists() and not (partial / "weights").exists():
+        return None
+    return sum((partial / "state" / f"{name}.json").exists() for name in names)
+
+
 def _identity(path: Path) -> list[int]:
     """What a file system gives one file, and no other that has its bytes: one that was unpacked here is not ours."""
     found = os.lstat(path)

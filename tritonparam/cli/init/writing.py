@@ -300,7 +300,9 @@ def check_device(name: str | None, backend: str | None) -> torch.device:
     """
     try:
         return checked_device(name or ("cuda" if torch.cuda.is_available() else "cpu"), backend)
-    except (MissingDeviceError, ImportError) as error:
+    except ImportError as error:
         raise CheckpointError(str(error)) from None
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    except MissingDeviceError as error:
+        raise CheckpointError(f"--{error}") from None
+    except ValueError as error:  # about device or backend
+        raise UsageError(f"--{error}") from None

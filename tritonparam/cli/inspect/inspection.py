@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +29,14 @@ from tritonparam.checkpoint import (
 )
 from tritonparam.cli.inspect.expected import describe
 from tritonparam.cli.inspect.stats import TESTS, Group, Moments
+from tritonparam.cli.options import not_fetched
 from tritonparam.cli.record import Entry, Record, checkpoint_digest, parse_record, read_json
 from tritonparam.plan import Box, Sum, cut_boxes, sums
 from tritonparam.stream import fingerprint_digest, fingerprint_key, fingerprint_total, flat_index
 
 FALSE_ALARM = 1e-6
-_PIECE = 1 << 18
+_PIECE = 1 << 17  # elements: what a core's cache holds, as float64 too
+_READERS = 8
 
 
 @dataclass
@@ -89,7 +95,7 @@ class Inspection:
 
     Attributes:
         reports: Its tensors, in the order of the model.
-        source: The file that the expectations come from.
+        source: The file that the expectations come from, or the SPEC.
         digest: `checkpoint_digest` of what is there; None where tensors are missing.
         fingerprint: Of what is there, in all; None likewise.
     """
@@ -105,7 +111,9 @@ class Inspection:
         return not any(report.problems for report in self.reports)
 
 
-def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = None) -> Inspection:
+def inspect_checkpoint(
+    folder: Path, progress: Callable[[int], None] | None = None, spec: str | None = None
+) -> Inspection:
     """Compare every tensor in `folder` with what it should have been drawn from.
 
     Numbers are tested for their mean, their standard deviation, their range and the shape of their distribution, each
@@ -114,16 +122,19 @@ def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = No
     for large numbers is made. Constants must be equal to the bit. With a record, all digests are compared too.
 
     Args:
-        folder: A folder with safetensors files and a record or a configuration.
+        folder: A folder with safetensors files and, without `spec`, a record or a configuration.
         progress: Called with the number of bytes of each piece read.
+        spec: What its model is, as for `init`; None for what its folder says.
 
     Raises:
         UsageError: There is no such checkpoint.
         CheckpointError: A file is damaged, or the model of a configuration cannot be built.
     """
     stored = _stored(folder)
-    entries, record, source = _expectations(folder)
+    entries, record, source = _expectations(folder, spec)
     reports = []
+    reads: list[Callable[[], None]] = []
+    readers = _Readers(progress)
     for entry in entries:
         names = [name for name in (entry.name, *entry.aliases) if name in stored.tensors or name in stored.unreadable]
         report = Report(entry.name, entry.dtype, entry.shape, _expectation(entry))
@@ -133,11 +144,12 @@ def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = No
         elif names[0] in stored.unreadable:
             report.problems.append(f"cannot be read: {stored.unreadable.pop(names[0])[1]}")
         else:
-            _read(report, entry, names[0], *stored.tensors.pop(names[0]), progress)
+            reads.append(partial(_read, report, entry, names[0], *stored.tensors.pop(names[0]), readers.advance))
     for name, (path, why) in stored.unreadable.items():
         raise CheckpointError(f"{path}: {shown(name)} is not in the model and cannot be read: {why}")
     for name, (_, _, extent) in stored.tensors.items():
         reports.append(Report(name, extent.dtype, extent.shape, "nothing", problems=["not in the model"]))
+    readers.run(reads)
     _judge(reports, record)
     digest = total = None
     if all(report.digest for report in reports):
@@ -145,6 +157,54 @@ def inspect_checkpoint(folder: Path, progress: Callable[[int], None] | None = No
         digest = checkpoint_digest(rows, {report.name: report.digest for report in reports})
         total = fingerprint_total(report.fingerprint for report in reports)
     return Inspection(reports, source, digest, total)
+
+
+class _Readers:
+    """Threads that read tensors, each one at a time.
+
+    Args:
+        progress: Called by one of them at a time, with the number of bytes of each piece read.
+    """
+
+    def __init__(self, progress: Callable[[int], None] | None) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._error: Exception | None = None
+
+    def advance(self, count: int) -> None:
+        """Say that a piece of `count` bytes has been read.
+
+        Raises:
+            CancelledError: Another thread has failed, or an interrupt has come: no more is to be read.
+        """
+        with self._lock:
+            if self._stopped:
+                raise CancelledError
+            if self._progress is not None:
+                self._progress(count)
+
+    def run(self, reads: Sequence[Callable[[], None]]) -> None:
+        """Do all of `reads`; after an error no more of them, and it is raised once all threads have stopped."""
+        pool = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "tritonparam-inspecting")
+        try:
+            for each in [pool.submit(self._do, read) for read in reads]:
+                each.result()
+        finally:
+            self._stopped = True
+            pool.shutdown(cancel_futures=True)
+        if self._error is not None:
+            raise self._error
+
+    def _do(self, read: Callable[[], None]) -> None:
+        if self._stopped:
+            return
+        try:
+            read()
+        except CancelledError:
+            return
+        except Exception as error:
+            self._error, self._stopped = self._error or error, True
 
 
 @dataclass
@@ -163,7 +223,8 @@ class _Stored:
 def _stored(folder: Path) -> _Stored:
     """What lies in `folder`, by the same files as `load`; one that is missing is not there."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder")
+        more = "" if folder.exists() else not_fetched(str(folder), "the checkpoint")
+        raise UsageError(f"{folder} is not a folder{more}")
     try:
         paths, weight_map = find_files(folder, missing=True)
     except CheckpointError as error:
@@ -183,19 +244,25 @@ def _stored(folder: Path) -> _Stored:
     return stored
 
 
-def _expectations(folder: Path) -> tuple[tuple[Entry, ...], Record | None, str]:
-    """The tensors that should be there, the record if there is one, and the file that says so."""
+def _expectations(folder: Path, spec: str | None) -> tuple[tuple[Entry, ...], Record | None, str]:
+    """The tensors that should be there, the record if there is one, and what says so."""
     path = folder / RECORD_NAME
-    if path.exists():
+    if spec is None and path.exists():
         record = parse_record(read_json(path), path)
         return record.entries, record, RECORD_NAME
-    path = folder / "config.json"
-    if path.exists():
-        # Only here: building the model takes transformers, reading a record does not.
-        from tritonparam.cli.init import Spec, declared_entries
+    config = folder / "config.json"
+    if spec is None and not config.exists():
+        raise UsageError(
+            f"{folder} has neither {RECORD_NAME}, which `init` writes, nor config.json to compare with; name its model "
+            "by --spec, as for `init`"
+        )
+    # Only here: building the model takes transformers, reading a record does not.
+    from tritonparam.cli.init import Spec, declared_entries, read_spec
 
-        return declared_entries(Spec.read(path)), None, path.name
-    raise UsageError(f"{folder} has neither {RECORD_NAME} nor config.json to compare with")
+    source = Spec.read(config) if spec is None else read_spec(spec)
+    if isinstance(source, Record):
+        return source.entries, source, str(spec)
+    return declared_entries(source), None, config.name if spec is None else spec
 
 
 def _expectation(entry: Entry) -> str:
@@ -212,7 +279,7 @@ def _read(
     path: Path,
     begin: int,
     extent: Extent,
-    progress: Callable[[int], None] | None,
+    advance: Callable[[int], None],
 ) -> None:
     """Read one tensor, which is called `name` there, piece by piece, into `report`."""
     if (extent.dtype, extent.shape) != (entry.dtype, entry.shape):
@@ -240,8 +307,7 @@ def _read(
                 hit = read.meet(Box(each.offsets, each.sizes))
                 if hit is not None:
                     groups[repr(each.law)].add(hit.within(read).of(piece).flatten())
-        if progress is not None:
-            progress(len(data))
+        advance(len(data))
     report.groups = list(groups.values()) or [rest]
     for group in report.groups:
         report.moments.merge(group.moments)

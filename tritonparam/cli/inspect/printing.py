@@ -3,49 +3,112 @@
 from __future__ import annotations
 
 import json
-import re
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
 from tritonparam.checkpoint import dtype_name
-from tritonparam.cli.inspect.inspection import FALSE_ALARM, Inspection
+from tritonparam.cli.inspect.inspection import FALSE_ALARM, Inspection, Report
+
+_TITLES = ("tensor", "shape", "dtype", "mean", "std", "min", "max", "expected", "verdict")
+_RIGHT = ("mean", "std", "min", "max")
+_LEFT_OUT = ("max", "min", "dtype", "shape", "mean", "std", "expected")  # in this order, where a terminal is narrow
+_LEAST_NAME = 20  # characters
+_APART = 2
 
 
-def print_inspection(inspection: Inspection) -> None:
-    """Print every tensor with its statistics and its verdict, and a summary."""
+def print_inspection(inspection: Inspection, *, only_failures: bool = False) -> None:
+    """Print a row for each tensor, with its statistics and its verdict, and a summary.
+
+    A row is a line: on a terminal names are shortened in the middle and columns left out until it fits, and what
+    disagrees is said below the table; elsewhere it has all there is.
+
+    Args:
+        inspection: What to print.
+        only_failures: Whether to leave out the tensors that are as they should be.
+    """
     # Only here: JSON does without rich.
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="none")
-    for title in ("tensor", "shape", "dtype", "mean", "std", "min", "max", "expected", "verdict"):
-        table.add_column(
-            Text(title, style="bold"), justify="right" if title in ("mean", "std", "min", "max") else "left"
-        )
-    for report in inspection.reports:
-        moments = report.moments
-        numbers = (moments.mean, moments.std, moments.low, moments.high)
-        cells = [report.name, str(list(report.shape)), dtype_name(report.dtype)]
-        cells += [f"{number:.4g}" if moments.count else "-" for number in numbers]
-        verdict = Text(report.verdict, style="red" if report.problems else "green")
-        table.add_row(*(Text(cell) for cell in (*cells, report.expected)), verdict)
-    # As wide as it comes: a narrow terminal wraps lines, where rich would cut columns or leave them out.
-    console = Console(width=10_000)
-    with console.capture() as text:
-        console.print(table)
-    padding = re.compile(r" +(\x1b\[0m)?$", re.MULTILINE)
-    typer.echo(padding.sub(r"\1", text.get()), nl=False, color=console.is_terminal)
+    console = Console()
+    fits = console.width if console.is_terminal or "COLUMNS" in os.environ else None
+    reports = [each for each in inspection.reports if each.problems or not only_failures]
+    if reports:
+        _print_table(reports, fits, console.is_terminal and not console.no_color)
     wrong = sum(bool(report.problems) for report in inspection.reports)
-    summary = "all ok" if not wrong else f"{wrong} disagree"
+    summary = "all ok" if not wrong else f"{wrong} disagree{'s' if wrong == 1 else ''}"
     typer.echo(f"{len(inspection.reports)} tensors against {inspection.source}: {summary}")
     if inspection.fingerprint is not None:
         typer.echo(f"fingerprint {inspection.fingerprint}")
 
 
-def inspection_json(inspection: Inspection, folder: Path) -> str:
-    """The inspection as one line of JSON."""
+def _print_table(reports: Sequence[Report], fits: int | None, colour: bool) -> None:
+    rows = [_cells(each, whole=fits is None) for each in reports]
+    titles = list(_TITLES)
+    widths = {title: max(len(title), *(len(row[title]) for row in rows)) for title in titles}
+    if fits is not None:
+        least = _least_width([row["tensor"] for row in rows])
+        for title in _LEFT_OUT:
+            if fits - sum(widths[each] + _APART for each in titles[1:]) >= least:
+                break
+            titles.remove(title)
+        room = fits - sum(widths[each] + _APART for each in titles[1:])
+        widths["tensor"] = min(widths["tensor"], max(room, _LEAST_NAME))
+    typer.echo(typer.style(_line(dict(zip(titles, titles, strict=True)), widths), bold=True), color=colour)
+    for report, row in zip(reports, rows, strict=True):
+        row["tensor"] = shortened(row["tensor"], widths["tensor"])
+        line = _line({title: row[title] for title in titles[:-1]}, widths)
+        verdict = typer.style(row["verdict"], fg="red" if report.problems else "green")
+        typer.echo(f"{line:{sum(widths[each] + _APART for each in titles[:-1])}}{verdict}", color=colour)
+    if fits is not None:
+        for report in reports:
+            if report.problems:
+                typer.echo(f"{_plain(report.name)}: {_plain(report.verdict)}")
+
+
+def _cells(report: Report, *, whole: bool) -> dict[str, str]:
+    moments = report.moments
+    numbers = (moments.mean, moments.std, moments.low, moments.high)
+    verdict = report.verdict if whole or not report.problems else "wrong"
+    cells = [report.name, str(list(report.shape)), dtype_name(report.dtype)]
+    cells += [f"{number:.4g}" if moments.count else "-" for number in numbers]
+    return {title: _plain(cell) for title, cell in zip(_TITLES, (*cells, report.expected, verdict), strict=True)}
+
+
+def _line(cells: dict[str, str], widths: dict[str, int]) -> str:
+    parts = (f"{cell:{'>' if title in _RIGHT else '<'}{widths[title]}}" for title, cell in cells.items())
+    return (" " * _APART).join(parts).rstrip()
+
+
+def _plain(text: str) -> str:
+    """`text` without what a terminal would obey."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def _least_width(names: Sequence[str]) -> int:
+    """In how few characters `names` can be told apart, if they are not very short."""
+    longest, distinct = max(map(len, names)), len(set(names))
+    widths = range(min(_LEAST_NAME, longest), longest)
+    return next((width for width in widths if len({shortened(name, width) for name in names}) == distinct), longest)
+
+
+def shortened(name: str, most: int) -> str:
+    """`name` in at most `most` characters, without its middle where it is longer.
+
+    Examples:
+        >>> shortened("transformer.h.11.mlp.c_proj.weight", 20)
+        'transforme…oj.weight'
+    """
+    if len(name) <= most:
+        return name
+    end = (most - 1) // 2
+    return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
+
+
+def inspection_json(inspection: Inspection, folder: Path, *, only_failures: bool = False) -> str:
+    """The inspection as one line of JSON; with `only_failures`, its tensors are those that disagree."""
     values = {
         "path": str(folder),
         "source": inspection.source,
@@ -53,6 +116,6 @@ def inspection_json(inspection: Inspection, folder: Path) -> str:
         "false_alarm_rate": FALSE_ALARM,
         "digest": inspection.digest,
         "fingerprint": inspection.fingerprint,
-        "tensors": [report.to_json() for report in inspection.reports],
+        "tensors": [report.to_json() for report in inspection.reports if report.problems or not only_failures],
     }
     return json.dumps(values)

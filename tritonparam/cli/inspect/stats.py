@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
-from tritonparam.cli.inspect.expected import BINS, Expected, describe, expect, is_point, is_testable
+from tritonparam.cli.inspect.expected import BINS, Expected, RandomLaw, describe, expect, is_point, is_testable
 from tritonparam.stream import Constant, Law, constant_tensor
 
 TESTS = 4
+Bits = np.ndarray[Any, np.dtype[Any]]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Counts = np.ndarray[Any, np.dtype[np.intp]]
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -28,20 +32,19 @@ class Moments:
     nans: int = 0
     infinities: int = 0
 
-    def add(self, numbers: torch.Tensor) -> torch.Tensor:
-        """See `numbers`, float64, at least one; returns the finite ones."""
-        variance, mean = (float(value) for value in torch.var_mean(numbers, correction=0))
-        if not math.isfinite(variance):  # much cheaper than looking at every number
-            finite = numbers.isfinite()
-            nans = int(numbers.isnan().sum())
+    def add(self, numbers: Floats) -> Floats:
+        """See `numbers`, at least one; returns the finite ones."""
+        mean, squares = _mean_and_squares(numbers)
+        if not math.isfinite(squares):  # much cheaper than looking at every number
+            finite = np.isfinite(numbers)
+            nans = int(np.isnan(numbers).sum())
             self.nans += nans
             self.infinities += int((~finite).sum()) - nans
             numbers = numbers[finite]
-            if not numbers.numel():
+            if not numbers.size:
                 return numbers
-            variance, mean = (float(value) for value in torch.var_mean(numbers, correction=0))
-        low, high = (float(value) for value in torch.aminmax(numbers))
-        self.merge(Moments(numbers.numel(), mean, variance * numbers.numel(), low, high))
+            mean, squares = _mean_and_squares(numbers)
+        self.merge(Moments(numbers.size, mean, squares, float(numbers.min()), float(numbers.max())))
         return numbers
 
     def merge(self, other: Moments) -> None:
@@ -64,6 +67,13 @@ class Moments:
     def std(self) -> float:
         """The standard deviation (of the numbers themselves: divided by their count)."""
         return math.sqrt(self.squares / self.count) if self.count else math.nan
+
+
+def _mean_and_squares(numbers: Floats) -> tuple[float, float]:
+    """The mean, and the sum of the squares of what is left without it."""
+    mean = float(numbers.sum()) / numbers.size
+    rest = numbers - mean
+    return mean, float(np.einsum("i,i->", rest, rest))  # np.dot starts threads
 
 
 @dataclass
@@ -102,16 +112,16 @@ class Group:
 
     def add(self, numbers: torch.Tensor) -> None:
         """See `numbers`, one-dimensional, of the group's dtype."""
+        # NumPy's loops are of one thread: several tensors are looked at side by side.
         constant, expected = self.constant, self.expected
+        integer = _INTEGERS[self.dtype.itemsize]
+        bits = numbers.view(integer).numpy()
         if constant is not None:
-            integer = _INTEGERS[self.dtype.itemsize]
-            self.wrong += int((numbers.view(integer) != constant_tensor(constant, self.dtype).view(integer)).sum())
-        finite = self.moments.add(numbers.double())
-        if expected is not None:
-            low, high = float(expected.edges[0]), float(expected.edges[-1])
-            counts, _ = np.histogram(finite.numpy(), BINS, (low, high))
-            under = int((finite < low).sum())
-            self.histogram += torch.tensor([under, *counts, finite.numel() - under - counts.sum()])
+            self.wrong += int((bits != constant_tensor(constant, self.dtype).view(integer).item()).sum())
+        with np.errstate(invalid="ignore", over="ignore"):  # of damaged exponents
+            finite = self.moments.add(_as_floats(bits, self.dtype))
+            if expected is not None:
+                self.histogram += torch.from_numpy(_histogram(bits, self.dtype, finite, expected))
 
     def problems(self, threshold: float) -> list[str]:
         """What of the group disagrees with its law: a test fails where its p-value is below `threshold`."""
@@ -130,6 +140,65 @@ class Group:
             if p_value < threshold:
                 found.append(f"{text} (p < {max(p_value, 1e-300):.0e})")
         return found
+
+
+def _codes(bits: Bits) -> Bits:
+    """Bits of at most 16 as indices."""
+    return bits.view(np.uint16 if bits.itemsize == 2 else np.uint8)
+
+
+@lru_cache
+def _float_of_code(dtype: torch.dtype) -> Floats:
+    """All numbers of a dtype of at most 16 bits, by their bits."""
+    codes = torch.arange(1 << 8 * dtype.itemsize, dtype=torch.int32)
+    floats: Floats = codes.to(_INTEGERS[dtype.itemsize]).view(dtype).double().numpy()
+    return floats
+
+
+def _as_floats(bits: Bits, dtype: torch.dtype) -> Floats:
+    """The numbers of `dtype` that have these bits."""
+    if dtype.itemsize <= 2:
+        return _float_of_code(dtype)[_codes(bits)]
+    floats: Floats = torch.from_numpy(bits).view(dtype).numpy().astype(np.float64)
+    return floats
+
+
+def _entries(numbers: Floats, edges: Floats) -> Counts:
+    """Which entry of a histogram each number counts in: 0 below all edges, BINS + 1 above; the last edge is within."""
+    found = np.searchsorted(edges, numbers, side="right")
+    found[numbers == edges[-1]] = BINS
+    return found
+
+
+@lru_cache(maxsize=128)
+def _entry_of_code(law: RandomLaw, dtype: torch.dtype) -> Counts:
+    """Which entry of the law's histogram each number of `dtype` counts in, by its bits; one too many for no number."""
+    floats = _float_of_code(dtype)
+    return np.where(np.isfinite(floats), _entries(floats, expect(law, dtype).edges.numpy()), BINS + 2)
+
+
+def _histogram(bits: Bits, dtype: torch.dtype, finite: Floats, expected: Expected) -> Counts:
+    """How many of some numbers are below the first edge of `expected`, between edges, and above the last one.
+
+    Args:
+        bits: Those of the numbers.
+        dtype: Of the numbers.
+        finite: The numbers, without those that are not finite, which are not counted.
+        expected: What they should follow.
+    """
+    if dtype.itemsize <= 2:
+        return np.bincount(_entry_of_code(expected.law, dtype)[_codes(bits)], minlength=BINS + 3)[: BINS + 2]
+    edges = expected.edges.numpy()
+    if expected.exact:  # edges themselves are among the numbers
+        return np.bincount(_entries(finite, edges), minlength=BINS + 2)
+    # Values lie so dense that it does not matter in which of two bins one at their edge is.
+    low, high = edges[0], edges[-1]
+    places = (finite - low) * (BINS / (high - low))
+    counts = np.bincount(np.clip(places, 0, BINS - 1, out=places).astype(np.int64), minlength=BINS)
+    under, over = np.count_nonzero(finite < low), np.count_nonzero(finite > high)
+    counts[0] -= under
+    counts[-1] -= over
+    return np.array([under, *counts, over])
 
 
 def _tests(moments: Moments, histogram: torch.Tensor, expected: Expected) -> list[tuple[str, float]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from tritonparam.cli.plan.picture import plot_plan
-from tritonparam.cli.plan.planning import Planned, checked_bandwidth, checked_mesh, plan_spec, read_tp_plan
+from tritonparam.cli.plan.planning import Planned, checked_mesh, plan_spec, read_tp_plan
 from tritonparam.cli.plan.printing import plan_json, plan_text
 
 __all__ = [
     "Planned",
-    "checked_bandwidth",
     "checked_mesh",
     "plan_json",
     "plan_spec",

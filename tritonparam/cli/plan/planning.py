@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,23 +43,12 @@ def checked_mesh(text: str, rank: int | None) -> MeshShape:
     """
     try:
         mesh = MeshShape.parse(text, "--mesh")
-        mesh.coordinate(0 if rank is None else rank)
     except ValueError as error:
-        raise UsageError(f"--mesh {shown(text)}: {error}") from None
+        known = str(error).startswith("--mesh")
+        raise UsageError(str(error) if known else f"--mesh {shown(text)}: {error}") from None
+    if rank is not None and rank >= mesh.ranks:
+        raise UsageError(f"--rank must be an int in [0, {mesh.ranks}), the ranks of --mesh, got {rank}")
     return mesh
-
-
-def checked_bandwidth(bandwidth: float | None) -> float:
-    """The GB/s of --bandwidth, or an H100's.
-
-    Raises:
-        UsageError: It is not positive.
-    """
-    if bandwidth is None:
-        return BANDWIDTH
-    if not 0 < bandwidth < math.inf:
-        raise UsageError(f"--bandwidth must be a positive number of GB/s, got {bandwidth}")
-    return bandwidth
 
 
 def read_tp_plan(path: Path | None) -> dict[str, str] | None:
@@ -87,7 +75,7 @@ def plan_spec(
     *,
     dtype: torch.dtype | None = None,
     tp_plan: Mapping[str, str] | None = None,
-    bandwidth: float = BANDWIDTH,
+    bandwidth: float | None = None,
     rank: int | None = None,
 ) -> Planned:
     """Plan the model of SPEC, and build one rank's plan.
@@ -96,7 +84,7 @@ def plan_spec(
         spec: As for `tritonparam init`.
         mesh: The mesh.
         dtype: Of parameters; that of SPEC where None.
-        tp_plan, bandwidth: As for `plan_mesh`.
+        tp_plan, bandwidth: As for `plan_mesh`; None for an H100's bandwidth.
         rank: Whose plan is built; the most loaded one's where None.
 
     Raises:
@@ -106,7 +94,8 @@ def plan_spec(
     module, own = model_of(spec)
     chosen = own if dtype is None else dtype
     try:
-        plan = plan_mesh(module, mesh, dtype=chosen, tp_plan=tp_plan, bandwidth=bandwidth)
+        speed = BANDWIDTH if bandwidth is None else bandwidth
+        plan = plan_mesh(module, mesh, dtype=chosen, tp_plan=tp_plan, bandwidth=speed)
         build = plan.build(rank)
     except ValueError as error:
         raise UsageError(f"{spec}: {str(error).replace('tp_plan', '--tp-plan')}") from None
