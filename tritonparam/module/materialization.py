@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -45,10 +45,11 @@ from tritonparam.plan import Box, checked_device, placement
 from tritonparam.stream import Generator
 
 Patterns = str | Iterable[str]
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def materialize(
-    module: torch.nn.Module,
+    module: Model,
     *,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -61,7 +62,7 @@ def materialize(
     report: bool = False,
     check: bool = False,
     deadline: float = DEADLINE,
-) -> torch.nn.Module:
+) -> Model:
     """Make the deferred parameters and buffers of `module` real, in place; a call that raises changes nothing.
 
     All tensors whose elements have a known law are written by one plan; the others by doing again, on the host and in

@@ -10,6 +10,7 @@ import contextlib
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,7 @@ from tritonparam.stream import TruncatedNormal
 from tritonparam.tensor import is_dtensor
 
 
-@contextlib.contextmanager
-def deferred_init() -> Iterator[None]:
+class deferred_init(contextlib.ContextDecorator):
     """Run any torch constructor without allocating or drawing what it makes.
 
     Tensors made inside are on the meta device and remember what was done to them; `materialize` makes them real. To the
@@ -63,6 +63,27 @@ def deferred_init() -> Iterator[None]:
         >>> materialize(model, seed=7).weight.is_meta
         False
     """
+
+    def __init__(self) -> None:
+        self._blocks: list[contextlib.AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        block = _block()
+        block.__enter__()
+        self._blocks.append(block)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._blocks.pop().__exit__(kind, error, traceback)
+
+    def _recreate_cm(self) -> deferred_init:  # for every call of what it decorates, which may run in several threads
+        return deferred_init()
+
+
+@contextlib.contextmanager
+def _block() -> Iterator[None]:
+    """What `deferred_init` is for the time of one block."""
     if recorder() is not None:
         yield
         return
