@@ -27,6 +27,7 @@ reveal_type(tp.load(model, "folder"))
 reveal_type(tp.fingerprint(model))
 reveal_type(tp.deferred_init())
 tp.materialize(model, sead=0)
+tp.materailize(model)
 """
 REVEALED = """
 script.py:7: note: Revealed type is "torch.nn.modules.linear.Linear"
@@ -34,6 +35,7 @@ script.py:8: note: Revealed type is "tritonparam.checkpoint.matching.match.LoadR
 script.py:9: note: Revealed type is "tritonparam.distributed.fingerprints.Fingerprint"
 script.py:10: note: Revealed type is "tritonparam.module.recording.deferred.deferred_init"
 script.py:11: error: Unexpected keyword argument "sead" for "materialize"  [call-arg]
+script.py:12: error: Module has no attribute "materailize"; maybe "materialize"?  [attr-defined]
 """
 
 
