@@ -1,6 +1,7 @@
 # `make demo` and `make check` do all set-up by themselves: a virtual environment in .venv, made with $(PYTHON).
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The GPU verbs install nothing: they use the torch, triton and pytest that $(PYTHON) has.
@@ -8,7 +9,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 8
 HERE := PYTHONPATH="$(CURDIR)" $(PYTHON)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test test-gpu docs bench bench-gpu bench-readme golden models faults fuzz dist
+.PHONY: help install demo check test test-gpu docs bench bench-gpu bench-readme golden models faults fuzz dist release-check
 
 help:
 	@echo "make demo       write a small Llama's checkpoint from its config, and look at it"
@@ -24,13 +25,14 @@ help:
 	@echo "make fuzz       bad arguments and changed files by the ten thousand, counted; FUZZ=500 for more; some minutes"
 	@echo "make golden     rewrite the golden digests: only with a new stream version"
 	@echo "make dist       wheel and sdist"
+	@echo "make release-check  versions, wheel, sdist, metadata, and the README's first example in a new environment"
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml setup.py $(CONSTRAINTS)
 	@echo "installing into $(VENV): some minutes the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c $(CONSTRAINTS) -e '.[dev]'
 	@touch $@
 
 demo: install
@@ -84,3 +86,6 @@ fuzz: install
 
 dist: install
 	$(BIN)/python -m build
+
+release-check: install
+	$(BIN)/python tools/release_check.py $(if $(TAG),--tag $(TAG)) $(ARGS)

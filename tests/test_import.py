@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import tritonparam
+from tools import import_graph
 
 ROOT = Path(tritonparam.__file__).parents[1]
 HEAVY = ["triton", "typer", "rich", "safetensors", "transformers", "torch.distributed.tensor"]
@@ -88,11 +90,36 @@ def test_slow_import_would_be_noticed(tmp_path):
 
 
 def test_every_public_name_is_there_and_listed():
-    assert set(tritonparam.__all__) <= set(dir(tritonparam))
     for name in tritonparam.__all__:
         assert getattr(tritonparam, name) is not None
-    with pytest.raises(AttributeError, match="nosuch"):
+    with pytest.raises(AttributeError, match=r"module 'tritonparam' has no attribute 'nosuch'$"):
         _ = tritonparam.nosuch
+
+
+@pytest.mark.parametrize("room", ["", *(f".{room}" for room in import_graph.ROOMS if room != "cli")])
+def test_completion_shows_what_is_public_and_nothing_else(room):
+    """No modules that were imported for the package's own use, no types of annotations, no private files."""
+    package = importlib.import_module(f"tritonparam{room}")
+    assert dir(package) == sorted(package.__all__)
+
+
+def test_a_misspelled_name_is_told_the_right_one_once():
+    """Also of names that are imported when they are asked for; Python's traceback adds no second guess."""
+    for wrong, right in (("materailize", "materialize"), ("Parametr", "Parameter"), ("ParamTuple", "ParameterTuple")):
+        with pytest.raises(AttributeError, match=f"has no attribute {wrong!r}; did you mean {right!r}\\?$") as caught:
+            getattr(tritonparam, wrong)
+        assert caught.value.name == wrong
+    code = "import tritonparam; tritonparam.materailize"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stderr.lower().count("did you mean") == 1
+
+
+def test_the_docstring_of_the_package_says_what_it_has():
+    """It is what `help(tritonparam)` begins with: an example, and every public name."""
+    text = tritonparam.__doc__
+    assert text.index("deferred_init") < text.index("materialize") < text.index(">>>")
+    assert [name for name in tritonparam.__all__ if f"`{name}`" not in text] == ["__version__"]
+    assert len(text.splitlines()) < 35
 
 
 def test_dtype_and_initializer_are_modules():
@@ -101,6 +128,9 @@ def test_dtype_and_initializer_are_modules():
 
     assert dtype.float32.name == "float32"
     assert initializer.initializer is function
+    assert inspect.signature(tritonparam.initializer) == inspect.signature(function)
+    called = tritonparam.initializer(0.5, [2], dtype.float16, name="w")
+    assert (called.asnumpy().tolist(), called.dtype) == ([0.5, 0.5], dtype.float16)
 
 
 def test_no_module_of_the_package_hides_a_public_name():

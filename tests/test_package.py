@@ -3,11 +3,13 @@
 import hashlib
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,27 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
             assert archive.getinfo(name).external_attr >> 28 != 0o12, "a link, not a file"
 
 
+def test_the_readme_of_the_metadata_can_be_read_anywhere(wheel):
+    """Every link of it is absolute, all that are in README.md are there, and the rest is as it stands there."""
+    with zipfile.ZipFile(wheel) as archive:
+        told = Parser().parsestr(archive.read(f"tritonparam-{tritonparam.__version__}.dist-info/METADATA").decode())
+    assert told["Description-Content-Type"] == "text/markdown"
+    urls = dict(each.split(", ") for each in told.get_all("Project-URL"))
+    assert set(urls) == {"Homepage", "Documentation", "Changelog", "Issues"}
+    home = urls["Homepage"]
+    assert all(url.startswith(home) for url in urls.values())
+
+    text, here = told.get_payload(), (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+    link = re.compile(r'(?:\]\(|src="|href="|^\[[^]\n]+\]: )([^)\s"]*)', re.MULTILINE)
+    got, want = link.findall(code.sub("", text)), link.findall(code.sub("", here))
+    assert [target for target in got if not target.startswith("https://")] == []
+    assert [re.sub(rf"^{home}/(blob|raw)/v{tritonparam.__version__}/", "", target) for target in got] == [
+        f"README.md{target}" if target.startswith("#") else target for target in want
+    ]
+    assert link.sub("", text).split() == link.sub("", here).split()
+
+
 def test_sdist_holds_what_is_needed_to_build_and_to_test(dist):
     (path,) = dist.glob("*.tar.gz")
     with tarfile.open(path) as archive:
@@ -111,6 +134,7 @@ def test_sdist_holds_what_is_needed_to_build_and_to_test(dist):
         "README.md",
         "CHANGELOG.md",
         "pyproject.toml",
+        "setup.py",
         "Makefile",
         "constraints.txt",
         "tritonparam/py.typed",

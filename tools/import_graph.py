@@ -32,8 +32,8 @@ INNER_ROOMS = (
     "cli.plan",
 )
 GROUND = (
-    *("_arguments", "_interrupt", "_lazy", "_locks", "_meeting", "_processes", "_program", "_underflow", "_version"),
-    "dtype",
+    *("_arguments", "_errors", "_interrupt", "_lazy", "_locks", "_meeting", "_processes", "_program", "_underflow"),
+    *("_version", "dtype"),
 )
 KERNELS = "kernels"
 OUTSIDE = ("tests", "bench", "tools", "kernels")  # beside the package, and not installed under these names

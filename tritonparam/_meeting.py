@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from tritonparam._arguments import few
+from tritonparam._errors import TritonParamError
 
 _FIRST_LOOK, _LAST_LOOK = 0.001, 0.1  # seconds from one look at the store to the next
 BEATS = 8  # signs of life in the time of a deadline
@@ -23,7 +24,7 @@ VALUE, ERROR, _NOBODY = b"v", b"e", b"n"
 Result = TypeVar("Result")
 
 
-class ProcessesError(RuntimeError):
+class ProcessesError(TritonParamError, RuntimeError):
     """Another process of the group failed, did not come in time, or is gone."""
 
 

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tritonparam import Constant, Fill, Law, Normal, Plan, TruncatedNormal, Uniform
+from tritonparam import Constant, Copy, Fill, Law, Normal, Plan, TruncatedNormal, Uniform
+from tritonparam.plan import CopyColumns, FillColumns
 from tritonparam.plan.backends import missing
 from tritonparam.stream.reference.fill import values_at
 
@@ -313,3 +314,24 @@ def fresh_normal(shape: tuple[int, ...], key: int) -> torch.Tensor:
     out = torch.empty(shape)
     Plan([Fill(out, Normal(), key)], "numpy").run()
     return out
+
+
+def test_a_plan_shows_what_it_is() -> None:
+    """Its counts, bytes, device and backend; columns as a list of the same."""
+    outs = [torch.empty(3), torch.empty(2, 2, dtype=torch.bfloat16)]
+    keys = np.array([1, 2], np.uint64)
+    fills = [Fill(out, Normal(), int(key)) for out, key in zip(outs, keys, strict=True)]
+    copies = [Copy(torch.empty(5), torch.ones(5))]
+    on = "device=cpu, backend=numpy"
+    assert repr(Plan(fills + copies, "numpy")) == f"Plan(fills=2, copies=1, bytes=40, {on})"
+    assert repr(Plan(FillColumns(outs, [Normal()] * 2, keys), "numpy")) == f"Plan(fills=2, copies=0, bytes=20, {on})"
+    columns = CopyColumns([torch.empty(5)], [torch.ones(5)])
+    assert repr(Plan(columns, "numpy")) == f"Plan(fills=0, copies=1, bytes=20, {on})"
+    assert repr(Plan([])) == "Plan(fills=0, copies=0, bytes=0, device=None, backend=None)"
+
+
+def test_one_operation_is_no_list_of_them() -> None:
+    for each in (Fill(torch.empty(1), Normal()), Copy(torch.empty(1), torch.ones(1))):
+        kind = type(each).__name__
+        with pytest.raises(TypeError, match=rf"operations must be .* got a {kind}; write Plan\(\[{kind}"):
+            Plan(each)  # type: ignore[arg-type]

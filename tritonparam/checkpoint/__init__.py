@@ -5,6 +5,7 @@ What a checkpoint is to hold before there is a model, and whether it holds that,
 
 from __future__ import annotations
 
+from tritonparam._lazy import public_names
 from tritonparam.checkpoint.disk import (
     PartialFolder,
     as_path,
@@ -14,7 +15,7 @@ from tritonparam.checkpoint.disk import (
     replace_file,
     write_file,
 )
-from tritonparam.checkpoint.errors import CheckpointError, UsageError
+from tritonparam.checkpoint.errors import CheckpointError, CheckpointNotFoundError, UsageError
 from tritonparam.checkpoint.files import (
     INDEX_NAME,
     RECORD_NAME,
@@ -42,6 +43,7 @@ __all__ = [
     "RECORD_NAME",
     "Checkpoint",
     "CheckpointError",
+    "CheckpointNotFoundError",
     "Extent",
     "LoadReport",
     "PartialFolder",
@@ -80,3 +82,5 @@ __all__ = [
     "whole_box",
     "write_file",
 ]
+
+__dir__ = public_names(__name__)

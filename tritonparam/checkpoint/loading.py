@@ -97,8 +97,8 @@ def load(
             but for those that lie within another one), one lies in memory that cannot be written or in a file that is
             read, a placement of a DTensor is neither a shard nor a replica, or an argument is out of range. With
             `check`: processes are about to load different things; the error names the first, on every one.
-        tritonparam.checkpoint.CheckpointError: A file is missing, damaged or contradicts another one, or no file
-            has a box; it names the file, or tensor and box.
+        tritonparam.CheckpointError: A file is missing (a CheckpointNotFoundError, which is a FileNotFoundError too),
+            damaged or contradicts another one, or no file has a box; it names the file, or tensor and box.
         RuntimeError: Something outside holds on to a lazy or deferred tensor so that it cannot become real. With
             `check`: another process raised an error, or did not come before the deadline.
         KeyboardInterrupt: In the middle: what was lazy or deferred is as before, and of tensors that were real, some

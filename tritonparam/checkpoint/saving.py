@@ -126,7 +126,7 @@ def save(
             deferred (`materialize` it first), mapping gives two tensors one name or one that no file can have, a tensor
             has no strided memory of its own, a size, rank or dtype is out of range, a tensor is a box and rank and
             world_size are unknown, or a module under fully_shard is gathered (`reshard` it first).
-        tritonparam.checkpoint.CheckpointError: `path` exists and may not be replaced or cannot be a folder or file,
+        tritonparam.CheckpointError: `path` exists and may not be replaced or cannot be a folder or file,
             another process is writing it, what lies where the work is done is not of a save, safetensors has no such
             dtype, or another process of the save failed, disagrees, did not come before the deadline, or is gone.
         OSError: The disk refuses. Then `path` is as before.

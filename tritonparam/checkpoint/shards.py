@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from tritonparam._arguments import few, shown
-from tritonparam.checkpoint.errors import CheckpointError
+from tritonparam.checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from tritonparam.checkpoint.files import INDEX_NAME, WHOLE_NAME, not_read
 from tritonparam.checkpoint.json_files import read_json_object
 
@@ -79,8 +79,8 @@ def find_files(path: Path, *, missing: bool = False) -> tuple[list[Path], dict[s
         missing: Whether a file that an index names may be missing.
 
     Raises:
-        CheckpointError: There is none, an index cannot be read or names what is not beside it, or more than one index
-            could be meant.
+        CheckpointNotFoundError: There is none, or one that an index names is missing.
+        CheckpointError: An index cannot be read or names what is not beside it, or more than one index could be meant.
         OSError: The system refuses the path.
     """
     if path.is_dir():
@@ -91,13 +91,13 @@ def find_files(path: Path, *, missing: bool = False) -> tuple[list[Path], dict[s
             return _files_in(path), None
         path = index
     if not path.exists():
-        raise CheckpointError(f"{path} does not exist")
+        raise CheckpointNotFoundError(f"{path} does not exist", path)
     if path.suffix != ".json":
         return [path], None
     weight_map = read_index(path)
     for name, file in weight_map.items():
         if not missing and not file.exists():
-            raise CheckpointError(f"{file} is missing: {path.name} says that it holds {shown(name)}")
+            raise CheckpointNotFoundError(f"{file} is missing: {path.name} says that it holds {shown(name)}", file)
     return list(dict.fromkeys(weight_map.values())), weight_map
 
 
@@ -156,7 +156,7 @@ def _files_in(folder: Path) -> list[Path]:
         return plain
     others = sorted(each for each in folder.iterdir() if each.suffix in _UNREAD)
     if not others:
-        raise CheckpointError(f"{folder} has no safetensors files")
+        raise CheckpointNotFoundError(f"{folder} has no safetensors files", folder)
     what = _UNREAD[others[0].suffix]
     if what == _PICKLE:
         raise CheckpointError(

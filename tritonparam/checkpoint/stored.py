@@ -118,7 +118,8 @@ class Checkpoint:
         files: All its safetensors files.
 
     Raises:
-        CheckpointError: There is none, a file is missing or damaged, or files contradict each other; it names the file.
+        CheckpointNotFoundError: There is none, or a file is missing; it names the file.
+        CheckpointError: A file is damaged, or files contradict each other; it names the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -129,6 +130,8 @@ class Checkpoint:
         self._last: tuple[Path, npt.NDArray[np.uint8] | None] = path, None  # what was looked at last
         try:
             self.files, weight_map = find_files(path)
+        except CheckpointError:
+            raise
         except OSError as error:
             raise CheckpointError(f"{shown_path(path)} cannot be read: {error.strerror}") from None
         shapes: dict[str, tuple[int, ...]] = {}

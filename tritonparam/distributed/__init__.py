@@ -7,6 +7,7 @@ every rank of a mesh would hold and make, before there is one.
 
 from __future__ import annotations
 
+from tritonparam._lazy import public_names
 from tritonparam.distributed.fingerprints import Fingerprint, digest_of_stored, fingerprint
 from tritonparam.distributed.mesh_plan import Family, MeshPlan, Surplus, family_name, plan_mesh
 from tritonparam.distributed.mesh_shape import DIMENSIONS, MeshShape
@@ -35,3 +36,5 @@ __all__ = [
     "fingerprint",
     "plan_mesh",
 ]
+
+__dir__ = public_names(__name__)

@@ -118,8 +118,8 @@ def fingerprint(
             range.
         RuntimeError: Another process of the group raised an error, or did not come before the deadline.
         ImportError: The backend is not installed.
-        tritonparam.checkpoint.CheckpointError: A file is missing, damaged or contradicts another one, or no file has a
-            box.
+        tritonparam.CheckpointError: A file is missing (a CheckpointNotFoundError, which is a FileNotFoundError too),
+            damaged or contradicts another one, or no file has a box.
 
     Examples:
         >>> import tempfile, tritonparam

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Real
+from types import ModuleType
 
 import numpy as np
 
@@ -105,3 +106,23 @@ def initializer(
     if shape is None:
         raise ValueError(f"shape must be given where init is no Tensor, got None for {shown(init)}")
     return Tensor(shape=shape, dtype=dtype, init=init, name=name)
+
+
+class CallableModule(ModuleType):
+    """A module that is called as `initializer` is: in MindSpore the function and its module have one name.
+
+    Examples:
+        >>> import tritonparam as tp
+        >>> tp.initializer("ones", [2]).asnumpy().tolist()
+        [1.0, 1.0]
+    """
+
+    def __call__(
+        self,
+        init: Tensor | Initializer | str | float,
+        shape: int | Sequence[int] | None = None,
+        dtype: DTypeLike = float32,
+        *,
+        name: str = "",
+    ) -> Tensor:
+        return initializer(init, shape, dtype, name=name)

@@ -6,6 +6,7 @@ rest is replayed. Files that hold a model's values are for `checkpoint`.
 
 from __future__ import annotations
 
+from tritonparam._lazy import public_names
 from tritonparam.module.declaration import BoxLaw, Declaration, check_written, declarations, declared, surveyed
 from tritonparam.module.making import Facts, agreed, facts_of, held_of
 from tritonparam.module.materialization import Materialization, materialize, memory_peak, shown_by
@@ -46,3 +47,5 @@ __all__ = [
     "unguard",
     "why_replayed",
 ]
+
+__dir__ = public_names(__name__)

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -45,10 +45,11 @@ from tritonparam.plan import Box, checked_device, placement
 from tritonparam.stream import seed_or_default
 
 Patterns = str | Iterable[str]
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def materialize(
-    module: torch.nn.Module,
+    module: Model,
     seed: int | None = None,
     *,
     device: torch.device | str | int | None = None,
@@ -62,7 +63,7 @@ def materialize(
     check: bool = False,
     group: Any = None,
     deadline: float = DEADLINE,
-) -> torch.nn.Module:
+) -> Model:
     """Make the deferred parameters and buffers of `module` real, in place; a call that raises changes nothing.
 
     One plan writes all tensors whose elements have a known law. For the others, torch runs again, on the host and in

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
+from tritonparam._errors import TritonParamError
 from tritonparam.module.covers import is_written, recognize
 from tritonparam.module.operators import bind, with_generator
 from tritonparam.module.source import Source
@@ -18,7 +19,7 @@ from tritonparam.plan import Fill, Plan, View
 from tritonparam.stream import Uniform
 
 
-class ReplayError(RuntimeError):
+class ReplayError(TritonParamError, RuntimeError):
     """An operation failed on the values that it got, which were not known when it was recorded.
 
     Attributes:

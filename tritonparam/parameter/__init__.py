@@ -6,9 +6,12 @@ that know nothing of this are for `module`.
 
 from __future__ import annotations
 
+from tritonparam._lazy import public_names
 from tritonparam.parameter.box_copies import copy_slices
 from tritonparam.parameter.parameter import Parameter
 from tritonparam.parameter.parameter_tuple import ParameterTuple
 from tritonparam.parameter.set_data import takes
 
 __all__ = ["Parameter", "ParameterTuple", "copy_slices", "takes"]
+
+__dir__ = public_names(__name__)

@@ -6,6 +6,7 @@ box has is for `stream`, and what a tensor is to hold, for `tensor`.
 
 from __future__ import annotations
 
+from tritonparam._lazy import public_names
 from tritonparam.plan.arrays import view_of_array
 from tritonparam.plan.backends import CompileStep, Launches, kernels_ahead, launches_of, loops_ahead, resolve_backend
 from tritonparam.plan.box_set import BoxSet
@@ -70,3 +71,5 @@ __all__ = [
     "sums",
     "view_of_array",
 ]
+
+__dir__ = public_names(__name__)

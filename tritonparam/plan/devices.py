@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from tritonparam._arguments import got, shown
+from tritonparam._errors import TritonParamError
 from tritonparam.plan.backends import resolve_backend
 
 
-class MissingDeviceError(ValueError):
+class MissingDeviceError(TritonParamError, ValueError):
     """A device that could be, and that this machine does not have."""
 
 

@@ -14,7 +14,7 @@ from tritonparam._arguments import entries
 from tritonparam.plan.backends import Backend, RunnablePlan, resolve_backend
 from tritonparam.plan.copy import Copy, CopyColumns
 from tritonparam.plan.fill import Fill
-from tritonparam.plan.fill_columns import FillColumns
+from tritonparam.plan.fill_columns import FillColumns, outs_of
 
 __all__ = ["Copy", "Fill", "Plan"]
 
@@ -38,14 +38,16 @@ class Plan:
             installed, else numpy). It changes no value.
 
     Raises:
-        TypeError: There is something else among the operations.
+        TypeError: There is something else among the operations, or they are in no list.
         ValueError: The backend does not exist, or does not write to the device of an operation.
         ImportError: The backend is not installed.
 
     Examples:
         >>> from tritonparam import Constant
         >>> bias, copied = torch.empty(3), torch.empty(2)
-        >>> plan = Plan([Fill(bias, Constant(0.5)), Copy(copied, torch.tensor([1, 2]))])
+        >>> plan = Plan([Fill(bias, Constant(0.5)), Copy(copied, torch.tensor([1, 2]))], backend="numpy")
+        >>> plan
+        Plan(fills=1, copies=1, bytes=20, device=cpu, backend=numpy)
         >>> plan.run()
         >>> bias, copied
         (tensor([0.5000, 0.5000, 0.5000]), tensor([1., 2.]))
@@ -54,6 +56,11 @@ class Plan:
     def __init__(self, operations: Iterable[Fill | Copy], backend: str | None = None) -> None:
         groups: dict[torch.device, _Group]
         self.operations: Sequence[Fill | Copy]
+        if isinstance(operations, (Fill, Copy)):
+            kind = type(operations).__name__
+            raise TypeError(
+                f"operations must be an iterable of Fills and Copies, got a {kind}; write Plan([{kind}(...)])"
+            )
         device = operations.device() if isinstance(operations, FillColumns) else None
         if isinstance(operations, FillColumns) and device is not None:
             self.operations, groups = operations, {device: (operations, [])}
@@ -66,11 +73,29 @@ class Plan:
             groups = _by_device(self.operations)
         chosen: list[tuple[Backend, torch.device]] = [(resolve_backend(device, backend), device) for device in groups]
         self._parts: list[RunnablePlan] = [module.prepare(*groups[device]) for module, device in chosen]
+        self._chosen = chosen
+
+    def __repr__(self) -> str:
+        outs, copies = _columns(self.operations)
+        written = sum(out.numel() * out.element_size() for out in outs)
+        devices = " and ".join(str(device) for _, device in self._chosen)
+        backends = " and ".join(dict.fromkeys(module.__name__.rpartition(".")[2] for module, _ in self._chosen))
+        where = f"device={devices or None}, backend={backends or None}"
+        return f"Plan(fills={len(outs) - copies}, copies={copies}, bytes={written}, {where})"
 
     def run(self) -> None:
         """Write every element of every operation. On CUDA, returns before the device is done, as torch does."""
         for part in self._parts:
             part.run()
+
+
+def _columns(operations: Sequence[Fill | Copy]) -> tuple[list[torch.Tensor], int]:
+    """Where the operations write, and how many are copies; of columns none is made an object."""
+    if isinstance(operations, FillColumns):
+        return outs_of(operations), 0
+    if isinstance(operations, CopyColumns):
+        return operations.outs, len(operations)
+    return [each.out for each in operations], sum(isinstance(each, Copy) for each in operations)
 
 
 def _by_device(operations: Iterable[Fill | Copy]) -> dict[torch.device, _Group]:

@@ -63,7 +63,8 @@ __all__ = [
     "set_seed",
 ]
 
-# Lowering computes in decimals, whose modules take long to import.
-__getattr__, __dir__ = lazily(
-    __name__, dict.fromkeys(("lower_normal", "lower_truncated_normal", "lower_uniform"), "lowering")
-)
+if not TYPE_CHECKING:
+    # Lowering computes in decimals, whose modules take long to import.
+    __getattr__, __dir__ = lazily(
+        __name__, dict.fromkeys(("lower_normal", "lower_truncated_normal", "lower_uniform"), "lowering")
+    )

@@ -7,6 +7,7 @@ a process holds (layouts). The initializers themselves, and `initializer(...)`, 
 
 from __future__ import annotations
 
+from tritonparam._lazy import public_names
 from tritonparam.tensor.content import Content, Initializer, Pattern, put_from_host
 from tritonparam.tensor.layout import box_of
 from tritonparam.tensor.lazy import lazy_cast, lazy_like
@@ -50,3 +51,5 @@ __all__ = [
     "realize",
     "shares_memory",
 ]
+
+__dir__ = public_names(__name__)

@@ -10,6 +10,7 @@ import contextlib
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
 
 import numpy as np
@@ -44,7 +45,7 @@ _Built = TypeVar("_Built")
 
 
 @overload
-def deferred_init() -> contextlib.AbstractContextManager[None]: ...
+def deferred_init() -> _Block: ...
 
 
 @overload
@@ -93,12 +94,32 @@ def deferred_init(build: Callable[..., Any] | None = None, /, *args: Any, **kwar
         Linear(in_features=4, out_features=2, bias=False)
     """
     if build is None and not args and not kwargs:
-        return _block()
+        return _Block()
     if not callable(build) or isinstance(build, torch.nn.Module):
         what = "a module that was built already, " if isinstance(build, torch.nn.Module) else ""
         raise TypeError(f"build must be a class or a function that makes a model, got {what}{shown(build)}")
     with _block():
         return build(*args, **kwargs)
+
+
+class _Block(contextlib.ContextDecorator):
+    """What `deferred_init()` is: a block, or a decorator of what builds a model."""
+
+    def __init__(self) -> None:
+        self._blocks: list[contextlib.AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        block = _block()
+        block.__enter__()
+        self._blocks.append(block)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._blocks.pop().__exit__(kind, error, traceback)
+
+    def _recreate_cm(self) -> _Block:  # for every call of what it decorates, which may run in several threads
+        return _Block()
 
 
 @contextlib.contextmanager

@@ -51,6 +51,8 @@ class RunnablePlan(Protocol):
 class Backend(Protocol):
     """A module that can lay out and run the operations of one device."""
 
+    __name__: str
+
     def check_device(self, device: torch.device) -> None:
         """Raise ValueError where it does not write to `device`."""
 

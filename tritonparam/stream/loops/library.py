@@ -8,6 +8,7 @@ from functools import cache
 
 import llvmlite.binding as llvm
 
+from tritonparam._errors import TritonParamError
 from tritonparam._locks import across_forks
 from tritonparam.stream.loops import object_files
 
@@ -28,7 +29,7 @@ LOOPS = {
 }
 
 
-class CompilerError(RuntimeError):
+class CompilerError(TritonParamError, RuntimeError):
     """Numba is installed, and cannot compile: it is of another release than it needs, or told not to."""
 
 
