@@ -11,9 +11,9 @@ from tritonparam import Constant, Law, Normal, TruncatedNormal, Uniform
 
 LAWS: dict[str, Law] = {
     "ones": Constant(1.0),
-    "uniform": Uniform(-0.05, 0.05),
-    "normal": Normal(0.0, 0.02),
-    "truncated_normal": TruncatedNormal(0.0, 0.02, -0.04, 0.04),
+    "uniform": Uniform(low=-0.05, high=0.05),
+    "normal": Normal(mean=0.0, std=0.02),
+    "truncated_normal": TruncatedNormal(mean=0.0, std=0.02, low=-0.04, high=0.04),
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PLAIN_FILL = "plain fill"

@@ -31,7 +31,7 @@ def keys(names: Iterable[str]) -> list[int]:
 
 def fills(tensors: Iterable[torch.Tensor], keys: Iterable[int]) -> list[Fill]:
     """A fill for each tensor."""
-    law = Normal(0.0, 0.02)
+    law = Normal(mean=0.0, std=0.02)
     return [Fill(tensor, law, key) for tensor, key in zip(tensors, keys, strict=True)]
 
 

@@ -22,7 +22,7 @@ THREADS, EACH = 4, 40
 
 def drawn(key, shape):
     out = torch.full(shape, 7.0)
-    Plan([Fill(out, Normal(0.0, 0.01), key)]).run()
+    Plan([Fill(out, Normal(mean=0.0, std=0.01), key)]).run()
     return out.numpy()
 
 

@@ -22,13 +22,13 @@ FOREIGN = PATH.with_name("golden_foreign.csv")  # by another implementation: it 
 COLUMNS = ("seed", "name", "occurrence", "law", "dtype", "shape", "offsets", "sizes", "sha256")
 FLOATS = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float64")
 LAWS: tuple[Law, ...] = (
-    Uniform(0.0, 1.0),
-    Uniform(-0.07, 0.07),
-    Normal(0.0, 1.0),
-    Normal(0.5, 0.02),
-    TruncatedNormal(0.0, 1.0, -2.0, 2.0),
-    TruncatedNormal(0.0, 0.02, -1e30, 1e30),
-    TruncatedNormal(1.0, 3.0, 8.0, 30.0),
+    Uniform(low=0.0, high=1.0),
+    Uniform(low=-0.07, high=0.07),
+    Normal(mean=0.0, std=1.0),
+    Normal(mean=0.5, std=0.02),
+    TruncatedNormal(mean=0.0, std=1.0, low=-2.0, high=2.0),
+    TruncatedNormal(mean=0.0, std=0.02, low=-1e30, high=1e30),
+    TruncatedNormal(mean=1.0, std=3.0, low=8.0, high=30.0),
     Constant(0.1),
 )
 # shape, offsets, sizes
@@ -55,20 +55,25 @@ def cases() -> list[dict[str, str]]:
             add(0, "w", 0, law, "float32", box)
     # What the others leave out: any other split, no bounds, no spread, overflow of narrow dtypes, no size.
     for law in (
-        TruncatedNormal(0.0, 1.0, -1.0, 2.0),
-        TruncatedNormal(1.0, 0.5, -2.0, 0.0),
-        TruncatedNormal(0.0, 1.0, -1e300, 1e300),
+        TruncatedNormal(mean=0.0, std=1.0, low=-1.0, high=2.0),
+        TruncatedNormal(mean=1.0, std=0.5, low=-2.0, high=0.0),
+        TruncatedNormal(mean=0.0, std=1.0, low=-1e300, high=1e300),
     ):
         add(0, "w", 0, law, "float32", BOXES[0])
-    for law in (Normal(0.25, 0.0), Uniform(3.0, 3.0), Uniform(0.0, 2.0**-120)):
+    for law in (Normal(mean=0.25, std=0.0), Uniform(low=3.0, high=3.0), Uniform(low=0.0, high=2.0**-120)):
         add(0, "w", 0, law, "float32", BOXES[0])
     for dtype in FLOATS[1:5]:
-        add(0, "w", 0, Normal(0.0, 60000.0), dtype, BOXES[0])
-        add(0, "w", 0, Normal(0.0, 2.0**-14), dtype, BOXES[0])
-    add(0, "w", 0, Normal(0.0, 1.0), "float32", ((), (), ()))
-    add(0, "w", 0, Normal(0.0, 1.0), "float32", ((4, 0), (0, 0), (4, 0)))
+        add(0, "w", 0, Normal(mean=0.0, std=60000.0), dtype, BOXES[0])
+        add(0, "w", 0, Normal(mean=0.0, std=2.0**-14), dtype, BOXES[0])
+    add(0, "w", 0, Normal(mean=0.0, std=1.0), "float32", ((), (), ()))
+    add(0, "w", 0, Normal(mean=0.0, std=1.0), "float32", ((4, 0), (0, 0), (4, 0)))
     # Enough values to notice the last bit of every coefficient.
-    for law in (Uniform(0.0, 1.0), Normal(0.0, 1.0), TruncatedNormal(0.0, 1.0, -2.0, 2.0), LAWS[5]):
+    for law in (
+        Uniform(low=0.0, high=1.0),
+        Normal(mean=0.0, std=1.0),
+        TruncatedNormal(mean=0.0, std=1.0, low=-2.0, high=2.0),
+        LAWS[5],
+    ):
         add(0, "w", 0, law, "float32", ((2**20,), (0,), (2**20,)))
     for seed, name, occurrence in (
         (1, "w", 0),
@@ -78,21 +83,28 @@ def cases() -> list[dict[str, str]]:
         (0, "", 0),
         (0, "重み", 0),
     ):
-        add(seed, name, occurrence, Normal(0.0, 1.0), "float32", BOXES[0])
+        add(seed, name, occurrence, Normal(mean=0.0, std=1.0), "float32", BOXES[0])
     for dtype in ("int8", "int16", "int32", "int64", "uint8", "bool"):
         add(0, "w", 0, Constant(1), dtype, BOXES[0])
     for dtype, value in (("uint16", 40000), ("uint32", 3 * 10**9), ("uint64", 2**63 + 1), ("complex64", 0.1)):
         add(0, "w", 0, Constant(value), dtype, ((3,), (0,), (3,)))
     add(0, "w", 0, Constant(2**53 + 1), "float64", ((3,), (0,), (3,)))
     # One word is the split, whose fraction is above 1/2; a low bound that the nearest float32 is below.
-    add(0, "w", 0, TruncatedNormal(0.0, 1.0, -0.749187, 0.2665162839359433), "float32", ((8,), (0,), (8,)))
+    add(
+        0,
+        "w",
+        0,
+        TruncatedNormal(low=-0.749187, high=0.2665162839359433),
+        "float32",
+        ((8,), (0,), (8,)),
+    )
     low = 0.10000004811916031
-    add(0, "w", 0, TruncatedNormal(0.0, 1.0, low, low + 3e-8), "float32", ((8,), (0,), (8,)))
+    add(0, "w", 0, TruncatedNormal(mean=0.0, std=1.0, low=low, high=low + 3e-8), "float32", ((8,), (0,), (8,)))
     # A value that is wrong where the fma is rounded to float64 before it is rounded to float32.
-    add(0, "w", 0, Uniform(1.0, 1.40448796749115), "float32", ((8000,), (6136,), (4,)))
+    add(0, "w", 0, Uniform(low=1.0, high=1.40448796749115), "float32", ((8000,), (6136,), (4,)))
     # What is zero once it is rounded, a mean or a bound, has no sign.
-    add(0, "w", 0, Normal(-1e-60, 0.0), "float32", ((8,), (0,), (8,)))
-    add(0, "w", 0, Uniform(-1e-60, -1e-60), "float32", ((7,), (0,), (7,)))
+    add(0, "w", 0, Normal(mean=-1e-60, std=0.0), "float32", ((8,), (0,), (8,)))
+    add(0, "w", 0, Uniform(low=-1e-60, high=-1e-60), "float32", ((7,), (0,), (7,)))
     return rows
 
 

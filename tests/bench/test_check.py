@@ -16,7 +16,15 @@ def test_windows_cover_small_tensors_and_the_ends_of_large_ones():
     assert found == list(windows(3, 2**16 + 1)) != list(windows(4, 2**16 + 1))
 
 
-@pytest.mark.parametrize("law", [Uniform(-1, 3), Normal(2, 0.5), TruncatedNormal(1, 2, -1, 2), TruncatedNormal()])
+@pytest.mark.parametrize(
+    "law",
+    [
+        Uniform(low=-1, high=3),
+        Normal(mean=2, std=0.5),
+        TruncatedNormal(mean=1, std=2, low=-1, high=2),
+        TruncatedNormal(),
+    ],
+)
 def test_moments_are_those_of_the_law(law):
     """Against 2**20 midpoints of the law's quantiles, by which the mean is known to 1e-4 of the deviation."""
     stats = pytest.importorskip("scipy.stats")

@@ -18,7 +18,7 @@ from tritonparam.cli.record import Entry
 from tritonparam.module import BoxLaw
 
 CPU = torch.device("cpu")
-NORMAL = stream.Normal(0.0, 0.02)
+NORMAL = stream.Normal(mean=0.0, std=0.02)
 
 
 def entry(name: str, shape: tuple[int, ...], law: stream.Law = NORMAL, dtype: torch.dtype = torch.float32) -> Entry:
@@ -28,11 +28,13 @@ def entry(name: str, shape: tuple[int, ...], law: stream.Law = NORMAL, dtype: to
 def job(max_shard_size: int = 10**9, seed: int = 0, scale: int = 1) -> Job:
     entries = (
         entry("wide.weight", (40 * scale, 30)),
-        entry("half.weight", (33,), stream.Uniform(-1.0, 1.0), torch.float16),
+        entry("half.weight", (33,), stream.Uniform(low=-1.0, high=1.0), torch.float16),
         entry("scalar", (), stream.Constant(2.5), torch.bfloat16),
         entry("steps", (3,), stream.Constant(7), torch.int64),
         entry("empty", (0, 4)),
-        entry("cut.weight", (50, 7), stream.TruncatedNormal(0.0, 1.0, -2.0, math.inf), torch.bfloat16),
+        entry(
+            "cut.weight", (50, 7), stream.TruncatedNormal(mean=0.0, std=1.0, low=-2.0, high=math.inf), torch.bfloat16
+        ),
     )
     settings = {"spec": {"callable": "x:y"}, "seed": seed, "dtype": None, "max_shard_size": max_shard_size, "files": {}}
     return Job(entries, settings)

@@ -33,12 +33,12 @@ from tritonparam.plan import cut_boxes
 
 TINY = Path(__file__).parents[2] / "examples" / "tiny-llama.json"
 LAWS: tuple[RandomLaw, ...] = (
-    stream.Normal(0.0, 0.02),
-    stream.Normal(3.0, 0.5),
-    stream.Uniform(-0.07, 0.07),
-    stream.Uniform(1.0, 3.0),
-    stream.TruncatedNormal(0.0, 0.02, -0.04, 0.04),
-    stream.TruncatedNormal(0.0, 1.0, 0.5, math.inf),
+    stream.Normal(mean=0.0, std=0.02),
+    stream.Normal(mean=3.0, std=0.5),
+    stream.Uniform(low=-0.07, high=0.07),
+    stream.Uniform(low=1.0, high=3.0),
+    stream.TruncatedNormal(mean=0.0, std=0.02, low=-0.04, high=0.04),
+    stream.TruncatedNormal(mean=0.0, std=1.0, low=0.5, high=math.inf),
 )
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 Run = Callable[..., tuple[int, str, str]]
@@ -173,7 +173,7 @@ def test_tensors_that_repeat_each_other_are_found(tmp_path: Path) -> None:
 
 def test_tensors_that_must_agree_are_no_alarm(tmp_path: Path) -> None:
     """All numbers of this law are rounded to 1: that two tensors have the same values says nothing."""
-    narrow = stream.Normal(1.0, 1e-4)
+    narrow = stream.Normal(mean=1.0, std=1e-4)
     entries = [entry(name, (30, 20), narrow, dtype=torch.bfloat16) for name in "ab"]
     assert verdicts(checkpoint(tmp_path / "m", *entries)) == {"a": "ok", "b": "ok"}
 

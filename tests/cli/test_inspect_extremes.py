@@ -21,13 +21,13 @@ from tritonparam.cli.inspect.inspection import inspect_checkpoint
 
 Run = Callable[..., tuple[int, str, str]]
 LAWS = {
-    "below its spacing": stream.Normal(1.0, 1e-38),
-    "one step": stream.Uniform(1.0, 1.0000001),
-    "subnormal": stream.Normal(0.0, 1e-45),
-    "subnormal, uniform": stream.Uniform(-1e-45, 1e-45),
-    "far": stream.Normal(1e10, 1e-6),
-    "a thin slice": stream.TruncatedNormal(0.0, 1.0, 0.0, 1e-30),
-    "narrow, and tested": stream.Normal(1.0, 1e-5),
+    "below its spacing": stream.Normal(mean=1.0, std=1e-38),
+    "one step": stream.Uniform(low=1.0, high=1.0000001),
+    "subnormal": stream.Normal(mean=0.0, std=1e-45),
+    "subnormal, uniform": stream.Uniform(low=-1e-45, high=1e-45),
+    "far": stream.Normal(mean=1e10, std=1e-6),
+    "a thin slice": stream.TruncatedNormal(mean=0.0, std=1.0, low=0.0, high=1e-30),
+    "narrow, and tested": stream.Normal(mean=1.0, std=1e-5),
 }
 
 
@@ -46,7 +46,7 @@ def test_a_law_that_cannot_be_tested_raises_no_alarm(law: stream.Law, dtype: tor
 
 
 def test_a_damaged_exponent_is_a_disagreement(run: Run, tmp_path: Path) -> None:
-    folder = written(tmp_path / "made", stream.Normal(0.0, 1.0), torch.float64)
+    folder = written(tmp_path / "made", stream.Normal(mean=0.0, std=1.0), torch.float64)
     path = folder / "model.safetensors"
     data = bytearray(path.read_bytes())
     for last in (1, 9):
@@ -58,7 +58,7 @@ def test_a_damaged_exponent_is_a_disagreement(run: Run, tmp_path: Path) -> None:
 
 
 def test_names_with_marks_of_mathematics_are_drawn(run: Run, tmp_path: Path) -> None:
-    folder = written(tmp_path / "o_$x_{$", stream.Normal(0.0, 1.0), torch.float32, "a$\\foo{$b")
+    folder = written(tmp_path / "o_$x_{$", stream.Normal(mean=0.0, std=1.0), torch.float32, "a$\\foo{$b")
     assert run("inspect", folder, "--plot", tmp_path / "plot.png")[0] == 0
     assert (tmp_path / "plot.png").stat().st_size > 1000
 

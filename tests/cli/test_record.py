@@ -19,8 +19,8 @@ def test_a_record_survives_json_exactly() -> None:
     """Strict JSON: no bare Infinity or NaN, and every law comes back equal."""
     laws = (
         NORMAL,
-        stream.Uniform(-0.1, 0.1),
-        stream.TruncatedNormal(0.0, 1.0, -math.inf, 2.0),
+        stream.Uniform(low=-0.1, high=0.1),
+        stream.TruncatedNormal(mean=0.0, std=1.0, low=-math.inf, high=2.0),
         stream.Constant(-math.inf),
     )
     for law in laws:

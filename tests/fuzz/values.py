@@ -222,7 +222,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Box outside": lambda: Box((-1, 0), (2**63, 1)),
     "Box pair": lambda: [(Box((0, 0), (1, 1)), Box((0,), (1,)))],
     "Generator": lambda: Generator(3),
-    "law Normal": lambda: Normal(0.0, 2.0),
+    "law Normal": lambda: Normal(mean=0.0, std=2.0),
     "law Constant": lambda: Constant(10**400),
     "Normal": NormalInitializer,
     "Identity": Identity,

@@ -37,7 +37,7 @@ CUT = 0.87962566103423978
 
 
 def uniform(bound):
-    return laws.Uniform(-bound, bound)
+    return laws.Uniform(low=-bound, high=bound)
 
 
 # Each formula written out once more, with the fans as numbers.
@@ -48,28 +48,28 @@ FORMULAS = [
     (Constant(np.float32(0.5)), laws.Constant(0.5)),
     (Uniform(), uniform(0.07)),
     (Uniform(2), uniform(2.0)),
-    (Normal(), laws.Normal(0.0, 0.01)),
-    (Normal(0.5, -1), laws.Normal(-1.0, 0.5)),
-    (TruncatedNormal(), laws.TruncatedNormal(0.0, 0.01, -0.02, 0.02)),
-    (TruncatedNormal(0.5, 5.0, -1.0, 3.0), laws.TruncatedNormal(5.0, 0.5, 4.5, 6.5)),
+    (Normal(), laws.Normal(mean=0.0, std=0.01)),
+    (Normal(0.5, -1), laws.Normal(mean=-1.0, std=0.5)),
+    (TruncatedNormal(), laws.TruncatedNormal(mean=0.0, std=0.01, low=-0.02, high=0.02)),
+    (TruncatedNormal(0.5, 5.0, -1.0, 3.0), laws.TruncatedNormal(mean=5.0, std=0.5, low=4.5, high=6.5)),
     (XavierUniform(), uniform(math.sqrt(6 / 1050))),
     (XavierUniform(3), uniform(3 * math.sqrt(6 / 1050))),
-    (XavierNormal(0.5), laws.Normal(0.0, 0.5 * math.sqrt(2 / 1050))),
+    (XavierNormal(0.5), laws.Normal(mean=0.0, std=0.5 * math.sqrt(2 / 1050))),
     (HeUniform(), uniform(math.sqrt(6 / 450))),
     (HeUniform(mode="FAN_OUT", nonlinearity="sigmoid"), uniform(math.sqrt(3 / 600))),
     (HeUniform(negative_slope=2), uniform(math.sqrt(2 / 5) * math.sqrt(3 / 450))),
-    (HeNormal(), laws.Normal(0.0, math.sqrt(2 / 450))),
-    (HeNormal(negative_slope=None), laws.Normal(0.0, math.sqrt(2 / 1.0001 / 450))),
-    (HeNormal(negative_slope=7, nonlinearity="relu"), laws.Normal(0.0, math.sqrt(2 / 450))),
-    (HeNormal(nonlinearity="tanh", mode="fan_out"), laws.Normal(0.0, 5 / 3 / math.sqrt(600))),
-    (HeNormal(nonlinearity="conv_transpose3d"), laws.Normal(0.0, 1 / math.sqrt(450))),
-    (VarianceScaling(distribution="untruncated_normal"), laws.Normal(0.0, math.sqrt(1 / 450))),
+    (HeNormal(), laws.Normal(mean=0.0, std=math.sqrt(2 / 450))),
+    (HeNormal(negative_slope=None), laws.Normal(mean=0.0, std=math.sqrt(2 / 1.0001 / 450))),
+    (HeNormal(negative_slope=7, nonlinearity="relu"), laws.Normal(mean=0.0, std=math.sqrt(2 / 450))),
+    (HeNormal(nonlinearity="tanh", mode="fan_out"), laws.Normal(mean=0.0, std=5 / 3 / math.sqrt(600))),
+    (HeNormal(nonlinearity="conv_transpose3d"), laws.Normal(mean=0.0, std=1 / math.sqrt(450))),
+    (VarianceScaling(distribution="untruncated_normal"), laws.Normal(mean=0.0, std=math.sqrt(1 / 450))),
     (VarianceScaling(2.0, "fan_avg", "Uniform"), uniform(math.sqrt(3 * 2 / 525))),
-    (VarianceScaling(mode="fan_out", distribution="untruncated_normal"), laws.Normal(0.0, math.sqrt(1 / 600))),
+    (VarianceScaling(mode="fan_out", distribution="untruncated_normal"), laws.Normal(mean=0.0, std=math.sqrt(1 / 600))),
     (
         VarianceScaling(3.0),
         laws.TruncatedNormal(
-            0.0, math.sqrt(3 / 450) / CUT, -2 * math.sqrt(3 / 450) / CUT, 2 * math.sqrt(3 / 450) / CUT
+            mean=0.0, std=math.sqrt(3 / 450) / CUT, low=-2 * math.sqrt(3 / 450) / CUT, high=2 * math.sqrt(3 / 450) / CUT
         ),
     ),
     (LecunNormal(), VarianceScaling(1.0, "fan_in", "truncated_normal").law(SHAPE)),
@@ -232,13 +232,13 @@ def test_users_derive_their_own():
 
     class Depth(Initializer):
         def law(self, shape):
-            return laws.Normal(0.0, 1.0 / shape[1])
+            return laws.Normal(mean=0.0, std=1.0 / shape[1])
 
     class Wrong(Initializer):
         def law(self, shape):
             return "normal"
 
-    assert initializer(Depth(), [2, 4])._law == laws.Normal(0.0, 0.25)
+    assert initializer(Depth(), [2, 4])._law == laws.Normal(mean=0.0, std=0.25)
     with pytest.raises(TypeError, match="must return a law"):
         initializer(Wrong(), [2])
 

@@ -146,7 +146,7 @@ def test_sparse_has_its_zeros_in_every_column_and_normal_values_elsewhere(sparsi
     shape = (rows, 50)
     key = derive_key(3, "")
     want, ranks = torch.empty(shape), torch.empty(shape)
-    Plan([Fill(want, NormalLaw(0.0, 0.5), key), Fill(ranks, Uniform(), derive_key(key, "sparse"))]).run()
+    Plan([Fill(want, NormalLaw(mean=0.0, std=0.5), key), Fill(ranks, Uniform(), derive_key(key, "sparse"))]).run()
     for column in range(50):
         for row in np.argsort(ranks[:, column].numpy(), kind="stable")[:zeros]:
             want[row, column] = 0.0

@@ -15,10 +15,10 @@ from tritonparam.stream.reference.rounding import RANDOM_DTYPES, round_bits
 
 SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 LAWS = [
-    Normal(0.1, 0.02),
-    Uniform(-0.07, 0.07),
-    TruncatedNormal(0.0, 1.0, -2.0, 2.0),
-    TruncatedNormal(0.0, 1.0, -9.0, math.inf),
+    Normal(mean=0.1, std=0.02),
+    Uniform(low=-0.07, high=0.07),
+    TruncatedNormal(mean=0.0, std=1.0, low=-2.0, high=2.0),
+    TruncatedNormal(mean=0.0, std=1.0, low=-9.0, high=math.inf),
     Constant(-1.625),
 ]
 FLOATS = [getattr(torch, name) for name in RANDOM_DTYPES]

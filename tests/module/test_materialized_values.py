@@ -26,7 +26,7 @@ def test_the_draw_that_is_a_tensor_has_the_key_of_its_name():
     want = drawn(Normal(), "0.0.weight", (6, 4), seed=11)
     want[2] = 0
     assert torch.equal(module[0][0].weight, want)
-    assert torch.equal(module[1].bias, drawn(Uniform(-0.5, 0.5), "1.bias", (5,), seed=11))
+    assert torch.equal(module[1].bias, drawn(Uniform(low=-0.5, high=0.5), "1.bias", (5,), seed=11))
 
 
 def test_parts_of_a_tensor_that_are_drawn_apart_have_the_indices_of_the_whole():
@@ -37,10 +37,10 @@ def test_parts_of_a_tensor_that_are_drawn_apart_have_the_indices_of_the_whole():
         w[4:, 2:].uniform_(3, 4)
         return {"w": w}
 
-    got, want = real(make).w, drawn(Normal(0, 1), "w", (7, 6))
+    got, want = real(make).w, drawn(Normal(mean=0, std=1), "w", (7, 6))
     assert torch.equal(got[:4], want[:4])
-    assert torch.equal(got[4:, :2], drawn(Normal(0, 2), "w", (7, 6))[4:, :2])
-    assert torch.equal(got[4:, 2:], drawn(Uniform(3, 4), "w", (7, 6))[4:, 2:])
+    assert torch.equal(got[4:, :2], drawn(Normal(mean=0, std=2), "w", (7, 6))[4:, :2])
+    assert torch.equal(got[4:, 2:], drawn(Uniform(low=3, high=4), "w", (7, 6))[4:, 2:])
 
 
 def test_a_draw_over_another_one_is_independent_of_it():

@@ -65,30 +65,33 @@ def initialized(function, *arguments, **keywords):
 
 
 def uniform(bound):
-    return Uniform(-bound, bound)
+    return Uniform(low=-bound, high=bound)
 
 
 @pytest.mark.parametrize(
     ("make", "want"),
     [
-        (initialized(nn.init.normal_), Normal(0, 1)),
-        (initialized(nn.init.normal_, 0.5, 2.0), Normal(0.5, 2)),
-        (initialized(nn.init.normal_, std=0.0), Normal(0, 0)),
-        (initialized(nn.init.uniform_), Uniform(0, 1)),
-        (initialized(nn.init.uniform_, -1.0, 3.0), Uniform(-1, 3)),
+        (initialized(nn.init.normal_), Normal(mean=0, std=1)),
+        (initialized(nn.init.normal_, 0.5, 2.0), Normal(mean=0.5, std=2)),
+        (initialized(nn.init.normal_, std=0.0), Normal(mean=0, std=0)),
+        (initialized(nn.init.uniform_), Uniform(low=0, high=1)),
+        (initialized(nn.init.uniform_, -1.0, 3.0), Uniform(low=-1, high=3)),
         (initialized(nn.init.constant_, 0.3), Constant(0.3)),
         (initialized(nn.init.ones_), Constant(1)),
         (initialized(nn.init.zeros_), Constant(0)),
         (initialized(nn.init.xavier_uniform_), uniform(math.sqrt(6 / 96))),
         (initialized(nn.init.xavier_uniform_, gain=3.0), uniform(3 * math.sqrt(6 / 96))),
-        (initialized(nn.init.xavier_normal_), Normal(0, math.sqrt(2 / 96))),
+        (initialized(nn.init.xavier_normal_), Normal(mean=0, std=math.sqrt(2 / 96))),
         (initialized(nn.init.kaiming_uniform_), uniform(math.sqrt(6 / 32))),
         (initialized(nn.init.kaiming_uniform_, a=math.sqrt(5)), uniform(1 / math.sqrt(32))),
         (initialized(nn.init.kaiming_uniform_, mode="fan_out"), uniform(math.sqrt(6 / 64))),
-        (initialized(nn.init.kaiming_normal_), Normal(0, math.sqrt(2 / 32))),
-        (initialized(nn.init.kaiming_normal_, nonlinearity="linear"), Normal(0, math.sqrt(1 / 32))),
-        (initialized(nn.init.trunc_normal_), TruncatedNormal(0, 1, -2, 2)),
-        (initialized(nn.init.trunc_normal_, 0.1, 0.02, -0.04, 0.2), TruncatedNormal(0.1, 0.02, -0.04, 0.2)),
+        (initialized(nn.init.kaiming_normal_), Normal(mean=0, std=math.sqrt(2 / 32))),
+        (initialized(nn.init.kaiming_normal_, nonlinearity="linear"), Normal(mean=0, std=math.sqrt(1 / 32))),
+        (initialized(nn.init.trunc_normal_), TruncatedNormal(mean=0, std=1, low=-2, high=2)),
+        (
+            initialized(nn.init.trunc_normal_, 0.1, 0.02, -0.04, 0.2),
+            TruncatedNormal(mean=0.1, std=0.02, low=-0.04, high=0.2),
+        ),
     ],
 )
 def test_torch_initializers_have_the_laws_they_are_documented_to_have(make, want):
@@ -105,7 +108,7 @@ def test_torch_initializers_have_the_laws_they_are_documented_to_have(make, want
         (lambda: torch.full((3,), -math.inf), Constant(-math.inf)),
         (lambda: torch.randn(SHAPE, dtype=torch.bfloat16), Normal()),
         (lambda: torch.rand(SHAPE, dtype=torch.float64), Uniform()),
-        (lambda: torch.normal(2.0, 3.0, SHAPE), Normal(2, 3)),
+        (lambda: torch.normal(2.0, 3.0, SHAPE), Normal(mean=2, std=3)),
         (lambda: torch.zeros_like(torch.empty(3)), Constant(0)),
         (lambda: torch.ones_like(torch.empty(3)), Constant(1)),
         (lambda: torch.full_like(torch.empty(3), 7), Constant(7)),
@@ -124,7 +127,7 @@ def test_torch_initializers_have_the_laws_they_are_documented_to_have(make, want
         (lambda: torch.randn(SHAPE).view(-1), Normal()),
         (lambda: torch.randn(SHAPE).t_().unsqueeze_(0), Normal()),
         (lambda: copy.deepcopy(nn.Parameter(torch.randn(SHAPE))), Normal()),
-        (lambda: torch.randn(SHAPE).normal_(1, 2), Normal(1, 2)),
+        (lambda: torch.randn(SHAPE).normal_(1, 2), Normal(mean=1, std=2)),
         (lambda: torch.empty(0, 3).normal_().view(3, 0), "empty"),
     ],
 )
@@ -167,13 +170,13 @@ def scaled_trunc_normal_(tensor, mean, std, a, b):
 )
 def test_truncated_normals_are_recognized_whichever_way_they_are_drawn(init, parameters):
     mean, std, low, high = parameters
-    assert same_law(law(initialized(init, *parameters)), TruncatedNormal(mean, std, low, high))
+    assert same_law(law(initialized(init, *parameters)), TruncatedNormal(mean=mean, std=std, low=low, high=high))
 
 
 def test_a_truncated_normal_that_is_scaled_afterwards_is_one_with_other_bounds():
     got = law(initialized(scaled_trunc_normal_, 0.5, 0.1, -2.0, 1.0))
     # The bounds come from a probability, so they are known to its rounding: 2e-8 standard deviations are harmless.
-    assert same_law(got, TruncatedNormal(0.5, 0.1, 0.3, 0.6))
+    assert same_law(got, TruncatedNormal(mean=0.5, std=0.1, low=0.3, high=0.6))
 
 
 @pytest.mark.parametrize(
@@ -343,7 +346,9 @@ def test_modules_of_torch_have_the_laws_that_torch_draws_from(name):
     check_laws_against(module, MODULES[name](), tests=1000)
 
 
-@pytest.mark.parametrize("wrong", [Normal(0.02, 1), Normal(0, 1.01), Uniform(-2, 2), TruncatedNormal()])
+@pytest.mark.parametrize(
+    "wrong", [Normal(mean=0.02, std=1), Normal(mean=0, std=1.01), Uniform(low=-2, high=2), TruncatedNormal()]
+)
 def test_a_wrong_law_would_be_noticed(wrong):
     torch.manual_seed(0)
     group = Group(wrong, torch.float32)

@@ -15,8 +15,15 @@ from tritonparam.plan.fill_columns import numbered_laws
 BACKENDS = pytest.mark.parametrize("backend", ["numpy", pytest.param("triton", marks=pytest.mark.kernels)])
 LAWS = [
     *(Constant(0.0), Constant(-0.0), Constant(1), Constant(True), Constant(1.0), Constant(0.0)),
-    *(Normal(), Normal(0.0, 1.0), Normal(1.0, 0.5), Uniform(), Uniform(-0.0, 1.0), TruncatedNormal()),
-    TruncatedNormal(0.0, 1.0, -8.0, 8.0),
+    *(
+        Normal(),
+        Normal(mean=0.0, std=1.0),
+        Normal(mean=1.0, std=0.5),
+        Uniform(),
+        Uniform(low=-0.0, high=1.0),
+        TruncatedNormal(),
+    ),
+    TruncatedNormal(mean=0.0, std=1.0, low=-8.0, high=8.0),
 ]
 
 

@@ -20,10 +20,10 @@ from tritonparam.stream.reference.fill import values_at
 LAWS = st.sampled_from(
     [
         Normal(),
-        Normal(1.0, 0.5),
-        Uniform(-1.0, 3.0),
+        Normal(mean=1.0, std=0.5),
+        Uniform(low=-1.0, high=3.0),
         TruncatedNormal(),
-        TruncatedNormal(0.0, 1.0, -8.0, 8.0),
+        TruncatedNormal(mean=0.0, std=1.0, low=-8.0, high=8.0),
         Constant(2.5),
     ]
 )
@@ -247,16 +247,16 @@ def test_compiled_kernels_refuse_the_host(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Normal(0.0, -1.0), "std must be >= 0, got -1.0"),
-        (lambda: Normal(math.nan, 1.0), "mean must be a finite float32 number, got nan"),
-        (lambda: Normal(0.0, 1e38), "mean and std must keep every value in float32"),
-        (lambda: Normal(0, 10**400), "std must be a finite float32 number, got <int of 1329 bits>"),
-        (lambda: Uniform(1.0, 0.0), "low must not be above high"),
-        (lambda: Uniform(-3e38, 3e38), r"high - low must be at most 2\*\*127"),
-        (lambda: TruncatedNormal(0.0, 0.0), "std must be > 0"),
-        (lambda: TruncatedNormal(0.0, 1.0, 2.0, 2.0), "low must be below high"),
-        (lambda: TruncatedNormal(0.0, 1.0, 11.0, 12.0), "must come within 10 std"),
-        (lambda: TruncatedNormal(0.0, 1.0, -1e-300, 1e-300), "must be at least 1e-30 std apart"),
+        (lambda: Normal(mean=0.0, std=-1.0), "std must be >= 0, got -1.0"),
+        (lambda: Normal(mean=math.nan, std=1.0), "mean must be a finite float32 number, got nan"),
+        (lambda: Normal(mean=0.0, std=1e38), "mean and std must keep every value in float32"),
+        (lambda: Normal(mean=0, std=10**400), "std must be a finite float32 number, got <int of 1329 bits>"),
+        (lambda: Uniform(low=1.0, high=0.0), "low must not be above high"),
+        (lambda: Uniform(low=-3e38, high=3e38), r"high - low must be at most 2\*\*127"),
+        (lambda: TruncatedNormal(mean=0.0, std=0.0), "std must be > 0"),
+        (lambda: TruncatedNormal(mean=0.0, std=1.0, low=2.0, high=2.0), "low must be below high"),
+        (lambda: TruncatedNormal(mean=0.0, std=1.0, low=11.0, high=12.0), "must come within 10 std"),
+        (lambda: TruncatedNormal(mean=0.0, std=1.0, low=-1e-300, high=1e-300), "must be at least 1e-30 std apart"),
     ],
 )
 def test_bad_laws_are_refused_by_name(make: Any, message: str) -> None:
@@ -266,28 +266,33 @@ def test_bad_laws_are_refused_by_name(make: Any, message: str) -> None:
 
 def test_zero_has_no_sign_in_a_random_law() -> None:
     """Equal laws give equal bits, whichever was used first; and integers are floats."""
-    for make in (lambda zero: TruncatedNormal(zero, 1.0, zero, 2.0), lambda zero: Normal(zero, 0.0)):
+    for make in (
+        lambda zero: TruncatedNormal(mean=zero, std=1.0, low=zero, high=2.0),
+        lambda zero: Normal(mean=zero, std=0.0),
+    ):
         for first, second in ((-0.0, 0.0), (0.0, -0.0), (0, 0.0)):
             results = [bits(whole((64,), make(zero), 1, torch.float32)) for zero in (first, second)]
             assert torch.equal(*results)
-    assert repr(Normal(-0.0, 1)) == "Normal(mean=0.0, std=1.0)"
+    assert repr(Normal(mean=-0.0, std=1)) == "Normal(mean=0.0, std=1.0)"
 
 
 def test_bounds_beyond_float32_are_no_bounds() -> None:
-    want = whole((1000,), TruncatedNormal(0.0, 1.0, -math.inf, math.inf), 1, torch.float32)
-    assert torch.equal(whole((1000,), TruncatedNormal(0.0, 1.0, -1e300, 1e39), 1, torch.float32), want)
+    want = whole((1000,), TruncatedNormal(mean=0.0, std=1.0, low=-math.inf, high=math.inf), 1, torch.float32)
+    assert torch.equal(
+        whole((1000,), TruncatedNormal(mean=0.0, std=1.0, low=-1e300, high=1e39), 1, torch.float32), want
+    )
 
 
 def test_no_value_of_a_truncated_normal_overflows() -> None:
-    got = whole((4000,), TruncatedNormal(3e38, 1e38, -math.inf, math.inf), 1, torch.float32)
+    got = whole((4000,), TruncatedNormal(mean=3e38, std=1e38, low=-math.inf, high=math.inf), 1, torch.float32)
     assert got.isfinite().all()
     assert got.max() == torch.finfo(torch.float32).max
     with pytest.raises(ValueError, match=r"\[low, high\] must contain a float32 number"):
-        Fill(torch.empty(4), TruncatedNormal(0.0, 1e38, 5e38, math.inf))
+        Fill(torch.empty(4), TruncatedNormal(mean=0.0, std=1e38, low=5e38, high=math.inf))
 
 
 def test_laws_compare_and_copy_by_value() -> None:
-    assert copy.deepcopy(Normal(0.0, 2.0)) == Normal(0.0, 2.0) != Normal(0.0, 1.0)
+    assert copy.deepcopy(Normal(mean=0.0, std=2.0)) == Normal(mean=0.0, std=2.0) != Normal(mean=0.0, std=1.0)
     assert len({Normal(), Normal(), Uniform()}) == 2
 
 

@@ -112,7 +112,7 @@ INTERVALS = [
 @pytest.mark.parametrize(("low", "high"), INTERVALS)
 def test_truncated_normal(low: float, high: float) -> None:
     """The quantile of the nearer tail, in float64; and no value outside the bounds."""
-    parameters = lower_truncated_normal(TruncatedNormal(0.0, 1.0, low, high))
+    parameters = lower_truncated_normal(TruncatedNormal(mean=0.0, std=1.0, low=low, high=high))
     around_split = np.clip(parameters.split + np.arange(-2000, 2000), 0, 2**32 - 1).astype(np.uint32)
     words = np.concatenate([random_words(400_000), edge_words(), around_split]).reshape(-1, 4)
     got = truncated_normal(words, parameters)
@@ -128,7 +128,7 @@ def test_truncated_normal(low: float, high: float) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.07, 0.07), (1.0, 1.0000001), (-1.5e38, 1.0), (5.0, 5.0)])
 def test_uniform_is_the_nearest_float_below_high(low: float, high: float) -> None:
-    parameters = lower_uniform(Uniform(low, high))
+    parameters = lower_uniform(Uniform(low=low, high=high))
     words = np.concatenate([random_words(400_000), edge_words()])
     got = uniform(words, parameters)
     width = float(np.float32(high) - np.float32(low))
@@ -154,7 +154,7 @@ def test_masses_are_those_of_mpmath(low: float, high: float) -> None:
         below, above = mpmath.ncdf(low), mpmath.ncdf(-high)
         mass = mpmath.quad(mpmath.npdf, [low, 0, high] if low < 0 < high else [low, high])
         split = min(max((mpmath.mpf(1) / 2 - below) / mass, 0), 1) * 2**32
-        got = lower_truncated_normal(TruncatedNormal(0.0, 1.0, low, high))
+        got = lower_truncated_normal(TruncatedNormal(mean=0.0, std=1.0, low=low, high=high))
         for value, exact in ((got.below, below), (got.above, above), (got.scale, mass / 2**32)):
             assert abs(mpmath.mpf(float(value)) - exact) <= exact * 2.0**-24 + 2.0**-150
         assert got.split == int(mpmath.floor(split))

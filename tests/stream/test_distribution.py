@@ -47,8 +47,8 @@ LAWS = [
     (Normal(), stats.norm.cdf),
     (Uniform(), lambda x: x),
     (TruncatedNormal(), stats.truncnorm(-2, 2).cdf),
-    (TruncatedNormal(0.0, 1.0, 0.5, math.inf), stats.truncnorm(0.5, math.inf).cdf),
-    (TruncatedNormal(0.0, 1.0, -9.0, 1.0), stats.truncnorm(-9, 1).cdf),
+    (TruncatedNormal(mean=0.0, std=1.0, low=0.5, high=math.inf), stats.truncnorm(0.5, math.inf).cdf),
+    (TruncatedNormal(mean=0.0, std=1.0, low=-9.0, high=1.0), stats.truncnorm(-9, 1).cdf),
 ]
 
 
@@ -64,10 +64,10 @@ def test_distribution_function(law: Law, cdf: object) -> None:
 def test_distribution_function_test_can_fail() -> None:
     """A standard deviation that is 1 % off does not pass the same test."""
     with pytest.raises(AssertionError):
-        test_distribution_function(Normal(0.0, 1.01), stats.norm.cdf)
+        test_distribution_function(Normal(mean=0.0, std=1.01), stats.norm.cdf)
 
 
-@pytest.mark.parametrize("law", [Normal(), TruncatedNormal(0.0, 1.0, -6.0, 6.0)], ids=lambda law: law.kind)
+@pytest.mark.parametrize("law", [Normal(), TruncatedNormal(low=-6.0, high=6.0)], ids=lambda law: law.kind)
 def test_tails(law: Law) -> None:
     """Pearson's test on the counts beyond 2, 3, ... 4.5 sigma on both sides: mean and std see nothing of these."""
     z = values(law, 2**23, name="tails").ravel()

@@ -26,6 +26,7 @@ from tritonparam.initializer.initializers import (
     Zero,
 )
 from tritonparam.initializer.structured import Dirac, Identity, Orthogonal
+from tritonparam.stream import LAWS
 from tritonparam.tensor import Initializer, Tensor, as_shape
 
 _BY_NAME: dict[str, type[Initializer]] = {
@@ -99,6 +100,12 @@ def initializer(
         init = found()
     elif isinstance(init, (Real, np.bool_)):
         init = Constant(init)  # type: ignore[arg-type]
+    elif isinstance(init, tuple(LAWS.values())):
+        name = type(init).__name__
+        raise TypeError(
+            f"init must be an Initializer, such as tritonparam.initializer.{name}, got tritonparam.{name}, the law of "
+            "a Fill"
+        )
     elif not isinstance(init, Initializer):
         raise TypeError(
             f"init must be a Tensor, an Initializer object, a number or the name of an initializer, {got(init)}"

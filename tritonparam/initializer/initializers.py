@@ -143,7 +143,7 @@ class Uniform(Initializer):
         _check_number("scale", self.scale, minimum=0.0)
 
     def law(self, shape: tuple[int, ...]) -> stream.Law:
-        return stream.Uniform(-float(self.scale), float(self.scale))
+        return stream.Uniform(low=-float(self.scale), high=float(self.scale))
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Normal(Initializer):
         _check_number("mean", self.mean)
 
     def law(self, shape: tuple[int, ...]) -> stream.Law:
-        return stream.Normal(float(self.mean), float(self.sigma))
+        return stream.Normal(mean=float(self.mean), std=float(self.sigma))
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,9 @@ class TruncatedNormal(Initializer):
 
     def law(self, shape: tuple[int, ...]) -> stream.Law:
         mean, sigma = float(self.mean), float(self.sigma)
-        return stream.TruncatedNormal(mean, sigma, mean + float(self.a) * sigma, mean + float(self.b) * sigma)
+        return stream.TruncatedNormal(
+            mean=mean, std=sigma, low=mean + float(self.a) * sigma, high=mean + float(self.b) * sigma
+        )
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ class XavierUniform(_Xavier):
 
     def law(self, shape: tuple[int, ...]) -> stream.Law:
         bound = float(self.gain) * math.sqrt(6.0 / sum(fans(shape)))
-        return stream.Uniform(-bound, bound)
+        return stream.Uniform(low=-bound, high=bound)
 
 
 class XavierNormal(_Xavier):
@@ -241,7 +243,7 @@ class XavierNormal(_Xavier):
     """
 
     def law(self, shape: tuple[int, ...]) -> stream.Law:
-        return stream.Normal(0.0, float(self.gain) * math.sqrt(2.0 / sum(fans(shape))))
+        return stream.Normal(mean=0.0, std=float(self.gain) * math.sqrt(2.0 / sum(fans(shape))))
 
 
 @dataclass(frozen=True)
@@ -291,7 +293,7 @@ class HeUniform(_He):
 
     def law(self, shape: tuple[int, ...]) -> stream.Law:
         bound = self._gain() * math.sqrt(3.0 / self._fan(shape))
-        return stream.Uniform(-bound, bound)
+        return stream.Uniform(low=-bound, high=bound)
 
 
 class HeNormal(_He):
@@ -305,7 +307,7 @@ class HeNormal(_He):
     """
 
     def law(self, shape: tuple[int, ...]) -> stream.Law:
-        return stream.Normal(0.0, self._gain() / math.sqrt(self._fan(shape)))
+        return stream.Normal(mean=0.0, std=self._gain() / math.sqrt(self._fan(shape)))
 
 
 @dataclass(frozen=True)
@@ -345,11 +347,11 @@ class VarianceScaling(Initializer):
         distribution = self.distribution.lower()
         if distribution == "uniform":
             bound = math.sqrt(3.0) * std
-            return stream.Uniform(-bound, bound)
+            return stream.Uniform(low=-bound, high=bound)
         if distribution == "untruncated_normal":
-            return stream.Normal(0.0, std)
+            return stream.Normal(mean=0.0, std=std)
         widened = std / _STD_CUT_AT_TWO
-        return stream.TruncatedNormal(0.0, widened, -2.0 * widened, 2.0 * widened)
+        return stream.TruncatedNormal(mean=0.0, std=widened, low=-2.0 * widened, high=2.0 * widened)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class SparsePattern(Pattern):
     sigma: float
 
     def fills(self, out: torch.Tensor, key: int, offsets: tuple[int, ...]) -> Iterable[Fill]:
-        return (Fill(out, Normal(0.0, self.sigma), key, self.shape, offsets),)
+        return (Fill(out, Normal(mean=0.0, std=self.sigma), key, self.shape, offsets),)
 
     def finish(self, out: torch.Tensor, key: int, offsets: tuple[int, ...]) -> None:
         rows = self.shape[0]
@@ -69,7 +69,7 @@ class SparsePattern(Pattern):
             part = out[:, column : column + width]
             draw = torch.empty(rows, part.shape[1], device=out.device)
             box = (0, offsets[1] + column)
-            Plan([Fill(draw, Uniform(0.0, 1.0), derive_key(key, "sparse"), self.shape, box)]).run()
+            Plan([Fill(draw, Uniform(low=0.0, high=1.0), derive_key(key, "sparse"), self.shape, box)]).run()
             chosen = draw.argsort(dim=0, stable=True)[: self.zeros]
             is_zero = torch.zeros_like(draw, dtype=torch.bool).scatter_(0, chosen, True)
             part.copy_(torch.where(is_zero[offsets[0] : offsets[0] + part.shape[0]], part.new_zeros(()), part))
@@ -89,7 +89,7 @@ class OrthogonalPattern(Pattern):
         rows, columns = self.shape[0], math.prod(self.shape[1:])
         with torch.device("cpu"):
             draw = torch.empty(rows, columns, dtype=torch.float64)
-            Plan([Fill(draw, Normal(0.0, 1.0), key)]).run()
+            Plan([Fill(draw, Normal(mean=0.0, std=1.0), key)]).run()
             factor, triangle = torch.linalg.qr(draw if rows >= columns else draw.T)
             signs = torch.where(triangle.diagonal() < 0, -1.0, 1.0).to(torch.float64)
             whole = factor * signs * self.gain

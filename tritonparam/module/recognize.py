@@ -23,9 +23,9 @@ _LENGTH = 67  # elements: some of them computed together, and the last ones alon
 _NO_MASS_BEYOND = 6.0
 
 _LAWS: dict[str, Callable[[dict[str, Any]], Law]] = {
-    "aten::normal_": lambda a: Normal(a["mean"], a["std"]),
-    "aten::normal.float_float": lambda a: Normal(a["mean"], a["std"]),
-    "aten::uniform_": lambda a: Uniform(a["from"], a["to"]),
+    "aten::normal_": lambda a: Normal(mean=a["mean"], std=a["std"]),
+    "aten::normal.float_float": lambda a: Normal(mean=a["mean"], std=a["std"]),
+    "aten::uniform_": lambda a: Uniform(low=a["from"], high=a["to"]),
     "aten::randn": lambda a: Normal(),
     "aten::randn_like": lambda a: Normal(),
     "aten::rand": lambda a: Uniform(),
@@ -243,7 +243,7 @@ def _transformed(
 
     try:
         if op == "aten::erfinv" and isinstance(law, Uniform) and -1 <= law.low < law.high <= 1:
-            return TruncatedNormal(0.0, math.sqrt(0.5), _erfinv(law.low), _erfinv(law.high))
+            return TruncatedNormal(mean=0.0, std=math.sqrt(0.5), low=_erfinv(law.low), high=_erfinv(law.high))
         if op == "aten::clamp" and isinstance(law, TruncatedNormal):
             return _clamped(law, number("min"), number("max"))
         other = number("other" if name == "self" else "self")
@@ -265,12 +265,12 @@ def _transformed(
 
 def _affine(law: Law, scale: float, shift: float) -> Law:
     if isinstance(law, Normal):
-        return Normal(law.mean * scale + shift, law.std * scale)
+        return Normal(mean=law.mean * scale + shift, std=law.std * scale)
     if isinstance(law, Uniform):
-        return Uniform(law.low * scale + shift, law.high * scale + shift)
+        return Uniform(low=law.low * scale + shift, high=law.high * scale + shift)
     if isinstance(law, TruncatedNormal):
         low, high = law.low * scale + shift, law.high * scale + shift
-        return TruncatedNormal(law.mean * scale + shift, law.std * scale, low, high)
+        return TruncatedNormal(mean=law.mean * scale + shift, std=law.std * scale, low=low, high=high)
     return law
 
 
@@ -286,7 +286,7 @@ def _clamped(law: TruncatedNormal, low: float | None, high: float | None) -> Law
         if not abs(given - bound) <= _CLAMP_SLACK * law.std and not (same_side and depth > _NO_MASS_BEYOND):
             return None
         bounds.append(given)
-    return TruncatedNormal(law.mean, law.std, *bounds)
+    return TruncatedNormal(mean=law.mean, std=law.std, low=bounds[0], high=bounds[1])
 
 
 def _erfinv(x: float) -> float:

@@ -16,7 +16,9 @@ from tritonparam.stream import Law, Normal, TruncatedNormal, Uniform
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_EQUAL = frozenset((Uniform, Normal, TruncatedNormal))  # laws of these that are equal give equal values
+_EQUAL: frozenset[type[Law]] = frozenset((Uniform, Normal, TruncatedNormal))  # equal laws of these give equal values
+    (Uniform, Normal, TruncatedNormal)
+)  # laws of these that are equal give equal values
 
 
 class FillColumns(Sequence[Fill]):

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from tritonparam._arguments import got, shown
 from tritonparam._underflow import gradual_underflow
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FLOAT32_MAX = 3.4028234663852886e38
 _REACH = 6.77  # no normal value lies further out, in standard deviations
@@ -41,6 +44,21 @@ def _number(owner: object, argument: str, *, finite: bool = True) -> float:
     return number
 
 
+class _ByKeyword:
+    """A law whose parameters are said by name: MindSpore's initializers of the same names have others first."""
+
+    __slots__ = ()
+
+    def __new__(cls, *values: object, **parameters: object) -> Self:
+        if values:
+            wanted = ", ".join(f"{name}=..." for name in cls.__dataclass_fields__ if name != "kind")  # type: ignore[attr-defined]
+            raise TypeError(
+                f"{cls.__name__} must get its parameters by name, {cls.__name__}({wanted}), {got(values[0])}; "
+                f"tritonparam.initializer.{cls.__name__} is MindSpore's"
+            )
+        return super().__new__(cls)
+
+
 @dataclass(frozen=True, slots=True)
 class Constant:
     """Every element is `value`, rounded to nearest even: to float32, and from there to a narrower float.
@@ -58,15 +76,15 @@ class Constant:
             raise TypeError(f"value must be a number or a bool, {got(self.value)}")
 
 
-@dataclass(frozen=True, slots=True)
-class Uniform:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uniform(_ByKeyword):
     """Elements uniform on [low, high); in float32, `high` is never reached.
 
     Raises:
         ValueError: A bound is not finite, low > high, or high - low > 2**127.
 
     Examples:
-        >>> Uniform(-0.07, 0.07)
+        >>> Uniform(low=-0.07, high=0.07)
         Uniform(low=-0.07, high=0.07)
     """
 
@@ -82,8 +100,8 @@ class Uniform:
             raise ValueError(f"high - low must be at most 2**127, got low={shown(self.low)}, high={shown(self.high)}")
 
 
-@dataclass(frozen=True, slots=True)
-class Normal:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Normal(_ByKeyword):
     """Elements normal with the given mean and standard deviation.
 
     Raises:
@@ -106,8 +124,8 @@ class Normal:
             raise ValueError(f"mean and std must keep every value in float32, got {shown(self)}")
 
 
-@dataclass(frozen=True, slots=True)
-class TruncatedNormal:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TruncatedNormal(_ByKeyword):
     """Elements normal(mean, std), given that they lie in [low, high]; bounds are absolute, not in standard deviations.
 
     Raises:
@@ -173,7 +191,7 @@ def law_to_json(law: Law) -> dict[str, Any]:
     """The law as a JSON object: its kind and its parameters; `law_from_json` is the inverse.
 
     Examples:
-        >>> law_to_json(Uniform(0.0, 1.0))
+        >>> law_to_json(Uniform(low=0.0, high=1.0))
         {'kind': 'uniform', 'low': 0.0, 'high': 1.0}
     """
     return {"kind": law.kind} | {field.name: getattr(law, field.name) for field in fields(law)}

@@ -187,7 +187,7 @@ def test_threads_that_a_constructor_starts_record_too():
     materialize(module, seed=3)
     assert module.scale.tolist() == [0.0] * 3
     for number, layer in enumerate(module.layers):
-        want = drawn(Uniform(-(3**-0.5), 3**-0.5), f"layers.{number}.weight", (3, 3), seed=3)
+        want = drawn(Uniform(low=-(3**-0.5), high=3**-0.5), f"layers.{number}.weight", (3, 3), seed=3)
         assert torch.equal(layer.weight, want)
 
 

@@ -134,8 +134,8 @@ def test_a_tensor_drawn_twice_has_two_notes_and_keeps_the_second(general):
         first = history.head
         nn.init.normal_(layer.weight, std=0.02)
     bound = 3**-0.5
-    assert first.content.law == Uniform(-bound, bound)
-    assert history.head.content.law == Normal(0.0, 0.02)
+    assert first.content.law == Uniform(low=-bound, high=bound)
+    assert history.head.content.law == Normal(mean=0.0, std=0.02)
     assert first.previous is history.head.previous is None
     assert history.head.index - first.index == 1
     assert not general

@@ -31,11 +31,11 @@ from tritonparam.stream.lowering import lower_truncated_normal
 
 SIGNED = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 LAWS: list[Law] = [
-    Normal(0.1, 0.02),
-    Normal(0.0, 1e-42),
-    Uniform(-0.07, 0.07),
-    TruncatedNormal(0.0, 1.0, -2.0, 2.0),
-    TruncatedNormal(0.0, 1.0, -9.0, math.inf),
+    Normal(mean=0.1, std=0.02),
+    Normal(mean=0.0, std=1e-42),
+    Uniform(low=-0.07, high=0.07),
+    TruncatedNormal(mean=0.0, std=1.0, low=-2.0, high=2.0),
+    TruncatedNormal(mean=0.0, std=1.0, low=-9.0, high=math.inf),
     Constant(-1.625),
     Constant(-0.0),
 ]
@@ -221,9 +221,9 @@ def test_flushing_of_subnormal_numbers_changes_no_value(name: str) -> None:
     def made(seed: int, unit: float) -> list[torch.Tensor]:
         """Of laws that nobody had before, so that nothing is remembered of them."""
         laws = [
-            Normal(0.0, 3 * unit),
-            Uniform(-5 * unit, 9 * unit),
-            TruncatedNormal(0.0, 2 * unit, -unit, unit),
+            Normal(mean=0.0, std=3 * unit),
+            Uniform(low=-5 * unit, high=9 * unit),
+            TruncatedNormal(mean=0.0, std=2 * unit, low=-unit, high=unit),
             Constant(7 * unit),
         ]
         outs = [torch.zeros(5000) for _ in laws]

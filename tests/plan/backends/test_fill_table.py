@@ -34,8 +34,8 @@ def test_table_says_what_it_holds(device: torch.device) -> None:
 
 
 LAWS = [
-    *(Constant(0.0), Constant(-0.0), Constant(True), Normal(), Normal(0.5, 2.0), Uniform(-1.0, 1.0)),
-    *(TruncatedNormal(), TruncatedNormal(0.0, 1.0, -8.0, 8.0)),
+    *(Constant(0.0), Constant(-0.0), Constant(True), Normal(), Normal(mean=0.5, std=2.0), Uniform(low=-1.0, high=1.0)),
+    *(TruncatedNormal(), TruncatedNormal(mean=0.0, std=1.0, low=-8.0, high=8.0)),
 ]
 ROWS = st.lists(
     st.tuples(

@@ -18,18 +18,18 @@ from tritonparam.stream.reference.transforms import normal, truncated_normal, un
 
 BATCH = layout.BATCH
 LAWS = [
-    Uniform(-0.07, 0.07),
-    Uniform(0.0, 1e-44),
-    Uniform(-(2.0**126), 2.0**126),
-    Normal(0.1, 0.02),
-    Normal(0.0, 1e-43),
-    Normal(0.0, 5e37),
-    TruncatedNormal(0.0, 1.0, -2.0, 2.0),
-    TruncatedNormal(0.0, 1.0, -9.0, float("inf")),
-    TruncatedNormal(0.0, 1.0, 1.0, 2.0),  # all above the mean
-    TruncatedNormal(0.0, 1.0, -2.0, -1.0),  # all below
-    TruncatedNormal(0.0, 1.0, -float("inf"), 0.0),
-    TruncatedNormal(0.0, 1e-44, -1.0, 1.0),
+    Uniform(low=-0.07, high=0.07),
+    Uniform(low=0.0, high=1e-44),
+    Uniform(low=-(2.0**126), high=2.0**126),
+    Normal(mean=0.1, std=0.02),
+    Normal(mean=0.0, std=1e-43),
+    Normal(mean=0.0, std=5e37),
+    TruncatedNormal(mean=0.0, std=1.0, low=-2.0, high=2.0),
+    TruncatedNormal(mean=0.0, std=1.0, low=-9.0, high=float("inf")),
+    TruncatedNormal(mean=0.0, std=1.0, low=1.0, high=2.0),  # all above the mean
+    TruncatedNormal(mean=0.0, std=1.0, low=-2.0, high=-1.0),  # all below
+    TruncatedNormal(mean=0.0, std=1.0, low=-float("inf"), high=0.0),
+    TruncatedNormal(mean=0.0, std=1e-44, low=-1.0, high=1.0),
 ]
 EDGES = [0, 1, 2, 3, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 2, 2**32 - 1, *(2**n for n in range(2, 31)), 3 * 2**30]
 

@@ -76,7 +76,7 @@ def expect(law: RandomLaw, dtype: torch.dtype) -> Expected:
     """What to expect of numbers drawn from `law` in float32 and rounded to `dtype`.
 
     Examples:
-        >>> f"{expect(Normal(0.0, 0.002), torch.float8_e4m3fn).variance ** 0.5:.6f}"
+        >>> f"{expect(Normal(mean=0.0, std=0.002), torch.float8_e4m3fn).variance ** 0.5:.6f}"
         '0.002078'
     """
     low, high = _window(law)
@@ -104,7 +104,7 @@ def is_testable(law: RandomLaw) -> bool:
     """Whether its numbers, which are drawn in float32, take enough values to be tested.
 
     Examples:
-        >>> is_testable(Normal(1.0, 1e-6)), is_testable(Normal(1.0, 1e-38))
+        >>> is_testable(Normal(mean=1.0, std=1e-6)), is_testable(Normal(mean=1.0, std=1e-38))
         (True, False)
     """
     low, high = _support(law)
@@ -140,7 +140,7 @@ def describe(law: Constant | RandomLaw) -> str:
     """The law in a few characters.
 
     Examples:
-        >>> describe(TruncatedNormal(0.0, 0.02, -0.04, 0.04)), describe(Constant(1.0))
+        >>> describe(TruncatedNormal(mean=0.0, std=0.02, low=-0.04, high=0.04)), describe(Constant(1.0))
         ('truncated_normal(0, 0.02, -0.04, 0.04)', 'constant(1)')
     """
     if isinstance(law, Constant):

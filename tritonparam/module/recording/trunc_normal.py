@@ -28,7 +28,7 @@ def _noting(original: Any) -> Any:
             return drawn
         mean, std, a, b = (float(number) for number in (mean, std, a, b))  # which may be tensors
         try:
-            law = TruncatedNormal(mean, std, a, b)
+            law = TruncatedNormal(mean=mean, std=std, low=a, high=b)
         except ValueError as error:
             raise ValueError(f"trunc_normal_ of a deferred tensor: {error}") from None
         note(tensor, law)

@@ -21,8 +21,8 @@ CompileStep = tuple[str, Callable[[], object]]  # what is compiled, and what com
 _LAWS: tuple[Law, ...] = (
     Normal(),
     Uniform(),
-    TruncatedNormal(0.0, 1.0, -2.0, 2.0),
-    TruncatedNormal(0.0, 1.0, -9.0, 9.0),
+    TruncatedNormal(mean=0.0, std=1.0, low=-2.0, high=2.0),
+    TruncatedNormal(mean=0.0, std=1.0, low=-9.0, high=9.0),
 )
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ARCHITECTURES = range(70, 130)  # compute capabilities, as 10 * major + minor
