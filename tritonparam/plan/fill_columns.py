@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _EQUAL: frozenset[type[Law]] = frozenset((Uniform, Normal, TruncatedNormal))  # equal laws of these give equal values
-    (Uniform, Normal, TruncatedNormal)
-)  # laws of these that are equal give equal values
 
 
 class FillColumns(Sequence[Fill]):
