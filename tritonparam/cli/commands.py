@@ -198,8 +198,8 @@ def inspect(
     """Compare every tensor in DIR with what it should have been drawn from; exit 1 if any disagrees.
 
     Expectations come from --spec, DIR/tritonparam.json or, where there is neither, the model of DIR/config.json. A
-    folder that `save` wrote in Python has no tritonparam.json: name its model by --spec. All tests together raise a
-    false alarm in at most one of 1e6 checkpoints.
+    folder that `save` wrote in Python has neither: its statistics are shown, and compared where --spec names its model.
+    All tests together raise a false alarm in at most one of 1e6 checkpoints.
 
     On a terminal the table has its width, where some columns may be left out; elsewhere it has all of them.
     """

@@ -11,6 +11,7 @@ from tritonparam.dtype import DTypeLike
 from tritonparam.parameter.attributes import Attributes
 from tritonparam.parameter.clones import fill_clones
 from tritonparam.parameter.flags import checked_name
+from tritonparam.parameter.registration import refuse_in_modules
 from tritonparam.parameter.set_data import copy_of_input, device_of, incoming, incoming_box
 from tritonparam.plan import Box, box_in, box_of_box, checked_device
 from tritonparam.tensor import REALIZING, Device, Tensor, Writes, box_of, empty, lazy_like, realize
@@ -27,7 +28,8 @@ class Parameter(Attributes):
     the same object when this becomes real, so an optimizer may be made before or after. What torch writes into it while
     this is lazy does not last; `copy_`, and so a module's `load_state_dict`, says so (RuntimeError): give `set_data`
     the values, or make this real first. With assign=True, `load_state_dict` puts other objects into the module, which
-    are not this parameter's. Copy or pickle a module together with its lazy parameter: otherwise the link is lost.
+    are not this parameter's. A module takes `.torch`, and refuses the Parameter itself. Copy or pickle a module
+    together with its lazy parameter: otherwise the link is lost.
 
     MindSpore makes the parameter real at once unless a parallel mode is set, and the tensor that it is made from with
     it. Here both stay as they are.
@@ -73,6 +75,7 @@ class Parameter(Attributes):
         layerwise_parallel: bool = False,
         parallel_optimizer: bool = True,
     ) -> None:
+        refuse_in_modules()
         self._name = checked_name(name)
         self._requires_grad = checked_bool("requires_grad", requires_grad)
         self.layerwise_parallel = layerwise_parallel

@@ -35,6 +35,7 @@ from tritonparam.plan import Box, Sum, cut_boxes, sums
 from tritonparam.stream import fingerprint_digest, fingerprint_key, fingerprint_total, flat_index
 
 FALSE_ALARM = 1e-6
+NOT_KNOWN = "not known"
 _PIECE = 1 << 17  # elements: what a core's cache holds, as float64 too
 _READERS = 8
 
@@ -67,8 +68,8 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """ "ok", or what disagrees."""
-        return "; ".join(self.problems) or "ok"
+        """ "ok", or what disagrees; "not compared" where nobody knows what it should be."""
+        return "; ".join(self.problems) or ("not compared" if self.expected == NOT_KNOWN else "ok")
 
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object; NaN and missing statistics are null."""
@@ -95,7 +96,7 @@ class Inspection:
 
     Attributes:
         reports: Its tensors, in the order of the model.
-        source: The file that the expectations come from, or the SPEC.
+        source: The file that the expectations come from, or the SPEC; "" where there are none.
         digest: `checkpoint_digest` of what is there; None where tensors are missing.
         fingerprint: Of what is there, in all; None likewise.
     """
@@ -122,7 +123,7 @@ def inspect_checkpoint(
     for large numbers is made. Constants must be equal to the bit. With a record, all digests are compared too.
 
     Args:
-        folder: A folder with safetensors files and, without `spec`, a record or a configuration.
+        folder: A folder with safetensors files. Without `spec`, a record or a configuration, or nothing is compared.
         progress: Called with the number of bytes of each piece read.
         spec: What its model is, as for `init`; None for what its folder says.
 
@@ -131,13 +132,13 @@ def inspect_checkpoint(
         CheckpointError: A file is damaged, or the model of a configuration cannot be built.
     """
     stored = _stored(folder)
-    entries, record, source = _expectations(folder, spec)
+    entries, record, source = _expectations(folder, spec, stored)
     reports = []
     reads: list[Callable[[], None]] = []
     readers = _Readers(progress)
     for entry in entries:
         names = [name for name in (entry.name, *entry.aliases) if name in stored.tensors or name in stored.unreadable]
-        report = Report(entry.name, entry.dtype, entry.shape, _expectation(entry))
+        report = Report(entry.name, entry.dtype, entry.shape, _expectation(entry) if source else NOT_KNOWN)
         reports.append(report)
         if not names:
             report.problems.append("missing")
@@ -244,18 +245,16 @@ def _stored(folder: Path) -> _Stored:
     return stored
 
 
-def _expectations(folder: Path, spec: str | None) -> tuple[tuple[Entry, ...], Record | None, str]:
-    """The tensors that should be there, the record if there is one, and what says so."""
+def _expectations(folder: Path, spec: str | None, stored: _Stored) -> tuple[tuple[Entry, ...], Record | None, str]:
+    """The tensors that should be there, the record if there is one, and what says so; else those that are, and ""."""
     path = folder / RECORD_NAME
     if spec is None and path.exists():
         record = parse_record(read_json(path), path)
         return record.entries, record, RECORD_NAME
     config = folder / "config.json"
     if spec is None and not config.exists():
-        raise UsageError(
-            f"{folder} has neither {RECORD_NAME}, which `init` writes, nor config.json to compare with; name its model "
-            "by --spec, as for `init`"
-        )
+        there = {name: (extent.dtype, extent.shape) for name, (_, _, extent) in stored.tensors.items()}
+        return tuple(Entry(name, (), "parameter", *each, None) for name, each in there.items()), None, ""
     # Only here: building the model takes transformers, reading a record does not.
     from tritonparam.cli.init import Spec, declared_entries, read_spec
 
@@ -331,6 +330,8 @@ def _judge(reports: Sequence[Report], record: Record | None) -> None:
     for report in reports:
         for group in report.groups:
             report.problems += group.problems(rate)
+        if report.expected == NOT_KNOWN and report.moments.nans:
+            report.problems.append(f"{report.moments.nans} NaN")
         if report.digest and digests.get(report.name, report.digest) != report.digest:
             report.problems.append("other bytes than the record says")
         elif report.fingerprint and prints.get(report.name, report.fingerprint) != report.fingerprint:

@@ -15,6 +15,7 @@ from tritonparam.cli.inspect.inspection import FALSE_ALARM, Inspection, Report
 _TITLES = ("tensor", "shape", "dtype", "mean", "std", "min", "max", "expected", "verdict")
 _RIGHT = ("mean", "std", "min", "max")
 _LEFT_OUT = ("max", "min", "dtype", "shape", "mean", "std", "expected")  # in this order, where a terminal is narrow
+_ALONE = "compared with nothing: there is no tritonparam.json and no config.json; name their model by --spec"
 _LEAST_NAME = 20  # characters
 _APART = 2
 
@@ -39,7 +40,11 @@ def print_inspection(inspection: Inspection, *, only_failures: bool = False) -> 
         _print_table(reports, fits, console.is_terminal and not console.no_color)
     wrong = sum(bool(report.problems) for report in inspection.reports)
     summary = "all ok" if not wrong else f"{wrong} disagree{'s' if wrong == 1 else ''}"
-    typer.echo(f"{len(inspection.reports)} tensors against {inspection.source}: {summary}")
+    count = len(inspection.reports)
+    if inspection.source:
+        typer.echo(f"{count} tensors against {inspection.source}: {summary}")
+    else:
+        typer.echo(f"{count} tensors {_ALONE}{f'; {wrong} with NaN' if wrong else ''}")
     if inspection.fingerprint is not None:
         typer.echo(f"fingerprint {inspection.fingerprint}")
 
@@ -111,7 +116,7 @@ def inspection_json(inspection: Inspection, folder: Path, *, only_failures: bool
     """The inspection as one line of JSON; with `only_failures`, its tensors are those that disagree."""
     values = {
         "path": str(folder),
-        "source": inspection.source,
+        "source": inspection.source or None,
         "ok": inspection.ok,
         "false_alarm_rate": FALSE_ALARM,
         "digest": inspection.digest,
