@@ -1,4 +1,4 @@
-"""Registration: a torch module takes the `.torch` of a Parameter. It refuses the Parameter, which it would not train."""
+"""Registration: a torch module takes the `.torch` of a Parameter, and refuses the Parameter, which it would not see."""
 
 from __future__ import annotations
 
