@@ -103,7 +103,7 @@ def test_nothing_of_it_stays_with_a_model_that_has_values(tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             model.state_dict()
-        assert b"early_use" not in pickle.dumps(model)
+        assert b"refusals" not in pickle.dumps(model)
 
 
 def test_hooks_of_the_model_itself_stay():

@@ -27,9 +27,7 @@ def assigned(module, name):
 def test_a_module_refuses_a_parameter_and_names_its_torch(put):
     module = nn.Linear(2, 2)
     before = dict(vars(module)), dict(module._parameters)
-    with pytest.raises(
-        TypeError, match=r"must be a torch.nn.Parameter, got a tritonparam.Parameter: assign its"
-    ):
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Parameter, got a tritonparam.Parameter: assign its"):
         put(module)
     assert before == (dict(vars(module)), dict(module._parameters))
 

@@ -7,7 +7,7 @@ record too, and what people do with a model after its block is watched. What the
 from __future__ import annotations
 
 from tritonparam.module.recording.deferred import deferred_init, recording_paused
-from tritonparam.module.recording.early_use import DeferredWarning, unguard
+from tritonparam.module.recording.refusals import DeferredWarning, unguard
 from tritonparam.module.recording.watch import check_unseen_writes
 
 __all__ = ["DeferredWarning", "check_unseen_writes", "deferred_init", "recording_paused", "unguard"]

@@ -26,11 +26,10 @@ from tritonparam.module.blueprint import Blueprint, replaced
 from tritonparam.module.full_names import remember
 from tritonparam.module.loose import note_loose
 from tritonparam.module.recording.dispatched import Dispatched
-from tritonparam.module.recording.early_use import guard
 from tritonparam.module.recording.memory import memory_answers
 from tritonparam.module.recording.patches import Patches
 from tritonparam.module.recording.recorder import Recorder, recorder
-from tritonparam.module.recording.refusals import refuse_in_block
+from tritonparam.module.recording.refusals import guard, refuse_in_block
 from tritonparam.module.recording.surface import Surface
 from tritonparam.module.recording.threads import threads_record
 from tritonparam.module.recording.trunc_normal import truncated_normals_noted

@@ -26,10 +26,9 @@ from tritonparam.module.blueprint import (
     note_tensors,
     replaced,
 )
-from tritonparam.module.recording.early_use import guard
 from tritonparam.module.recording.notes import UNSEEN, check_unseen_write
 from tritonparam.module.recording.recorder import recorder
-from tritonparam.module.recording.refusals import refuse_fsdp1, refuse_wrapping, refuse_wrapping_in_blocks
+from tritonparam.module.recording.refusals import guard, refuse_fsdp1, refuse_wrapping, refuse_wrapping_in_blocks
 from tritonparam.module.tape import History, histories_alive
 from tritonparam.module.traversal import named_tensors
 from tritonparam.plan import View
