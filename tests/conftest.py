@@ -105,6 +105,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """Run the command line in this process; returns the exit status, standard output and standard error."""
     from tritonparam import cli
 
+    monkeypatch.delenv("COLUMNS", raising=False)  # which pytest-xdist sets
+
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["tritonparam", *map(str, arguments)])
         monkeypatch.setattr(sys, "path", list(sys.path))

@@ -33,9 +33,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_the_tour_prints_what_stands_on_the_page(
-    folder: Path, run: Callable[..., tuple[int, str, str]], capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    run: Callable[..., tuple[int, str, str]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of commands, "..." stands for what differs from run to run."""
+    """Of commands, "..." stands for what differs from run to run; the terminal is of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
     assert len(STEPS) == PAGE.count("```python") + PAGE.count("\n    tritonparam ") > 12
     names: dict[str, object] = {"__name__": "__main__"}
     agrees = doctest.OutputChecker().check_output
