@@ -218,3 +218,10 @@ def test_a_home_folder_is_one_for_save_load_and_fingerprint(tmp_path, monkeypatc
     assert as_path("~/x") == tmp_path / "x"
     assert as_path("~no-such-user/x").as_posix() == "~no-such-user/x"
     assert as_path("a/~/x").as_posix() == "a/~/x"
+
+
+def test_a_model_in_the_place_of_the_path_is_told(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    for call in (save, load):
+        with pytest.raises(TypeError, match="got a Linear; the model goes before the path"):
+            call(tmp_path / "m", model)

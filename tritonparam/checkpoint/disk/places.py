@@ -33,7 +33,8 @@ def as_path(path: str | os.PathLike[str], argument: str = "path") -> Path:
     except Exception:  # what is no path, or a path of the user's that raises
         text = None
     if not isinstance(text, str):
-        raise TypeError(f"{argument} must be a string or a pathlib.Path, got a {type(path).__name__[:100]}")
+        swapped = "; the model goes before the path" if hasattr(path, "parameters") else ""
+        raise TypeError(f"{argument} must be a string or a pathlib.Path, got a {type(path).__name__[:100]}{swapped}")
     if not text:
         raise ValueError(f"{argument} must name a folder or a file, got ''")
     try:
