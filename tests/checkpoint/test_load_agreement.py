@@ -165,6 +165,9 @@ def _in_group(rank, world, stored):
     model = _model()
     load(model, path, check=True, group=group)
     drawn = materialize(_model(), seed=rank // 2, check=True, group=group)
+    if rank % 2:  # alone, without a word to the other
+        load(_model(), path, group=group)
+        materialize(_model(), group=group)
     other = _error(lambda: load(_model(), path, check=True, group=groups[1 - rank // 2]))
     return fingerprint({"": model.lin.weight.detach()}).total, fingerprint({"": drawn.lin.weight.detach()}).total, other
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tritonparam._arguments import checked_bool
-from tritonparam._processes import DEADLINE, Processes, check_deadline
+from tritonparam._processes import DEADLINE, Processes, check_deadline, checked_group
 from tritonparam.checkpoint.disk import as_path
 from tritonparam.checkpoint.joint import facts_of_load
 from tritonparam.checkpoint.matching import LoadReport, Match, check_landing
@@ -119,7 +119,9 @@ def load(
     """
     checked_bool("check", check)
     check_deadline("deadline", deadline)
-    processes = Processes.of(group, deadline) if check or group is not None else Processes()
+    if group is not None:
+        checked_group(group)
+    processes = Processes.of(group, deadline) if check else Processes()
     with recording_paused(), torch.inference_mode(False), torch.no_grad(), contextlib.ExitStack() as files:
 
         def prepare() -> _Prepared:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from tritonparam._arguments import checked_bool, entries, got, shown
-from tritonparam._processes import DEADLINE, Processes, check_deadline
+from tritonparam._processes import DEADLINE, Processes, check_deadline, checked_group
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module.declaration import Declaration, Survey, check_module, check_written, surveyed, unwritten
 from tritonparam.module.full_names import whole_of
@@ -128,7 +128,9 @@ def materialize(
     begin = time.perf_counter()
     checked_bool("check", check)
     check_deadline("deadline", deadline)
-    processes = Processes.of(group, deadline) if check or group is not None else Processes()
+    if group is not None:
+        checked_group(group)
+    processes = Processes.of(group, deadline) if check else Processes()
     with recording_paused(), torch.inference_mode(False), torch.no_grad():
 
         def prepare() -> _Prepared:
