@@ -77,7 +77,7 @@ CALLS = {
     "drawn": ({"path": "lacking", "strict": False}, "what 'out.weight' is to hold, other than in process 0"),
 }
 ERRORS = {
-    "missing": ({"path": "missing"}, "CheckpointError: "),
+    "missing": ({"path": "missing"}, "CheckpointNotFoundError: "),
     "shape": ({"path": "wide"}, "ValueError: "),
     "strict": ({"strict": 1}, "TypeError: strict must be a bool"),
 }
