@@ -33,7 +33,7 @@ REVEALED = """
 script.py:7: note: Revealed type is "torch.nn.modules.linear.Linear"
 script.py:8: note: Revealed type is "tritonparam.checkpoint.matching.match.LoadReport"
 script.py:9: note: Revealed type is "tritonparam.distributed.fingerprints.Fingerprint"
-script.py:10: note: Revealed type is "tritonparam.module.recording.deferred.deferred_init"
+script.py:10: note: Revealed type is "tritonparam.module.recording.deferred.DeferredBlock"
 script.py:11: error: Unexpected keyword argument "sead" for "materialize"  [call-arg]
 script.py:12: error: Module has no attribute "materailize"; maybe "materialize"?  [attr-defined]
 """

@@ -26,7 +26,9 @@ found = {}
 for module in pkgutil.walk_packages(tritonparam.__path__, "tritonparam."):
     if ".kernels" not in module.name and not module.name.endswith(("__main__", "backends.triton", "_table")):
         for each in vars(importlib.import_module(module.name)).values():
-            if inspect.isclass(each) and issubclass(each, BaseException) and each.__module__.startswith("tritonparam"):
+            if not inspect.isclass(each) or not issubclass(each, BaseException) or issubclass(each, Warning):
+                continue
+            if each.__module__.startswith("tritonparam"):
                 found[each.__name__] = issubclass(each, tritonparam.TritonParamError)
 print(json.dumps(found))
 """

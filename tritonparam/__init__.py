@@ -23,7 +23,7 @@ Plans: `Plan` of `Fill` and `Copy`, each on a `Box`; a `Law` is `Constant`, `Uni
 MindSpore's initializers, some of the same names, are in `tritonparam.initializer`.
 Seeds and keys: `set_seed`, `get_seed`, `derive_key`, `Generator`, `get_generator`.
 Errors: `TritonParamError` and under it `CheckpointError`, `CheckpointNotFoundError`; bad arguments are a `TypeError` or
-`ValueError`. `tritonparam --help` in a shell shows the commands.
+`ValueError`. Warnings: `DeferredWarning`, `KeptWarning`. `tritonparam --help` in a shell shows the commands.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ _Built = TypeVar("_Built")
 
 
 @overload
-def deferred_init() -> _Block: ...
+def deferred_init() -> DeferredBlock: ...
 
 
 @overload
@@ -93,7 +93,7 @@ def deferred_init(build: Callable[..., Any] | None = None, /, *args: Any, **kwar
         Linear(in_features=4, out_features=2, bias=False)
     """
     if build is None and not args and not kwargs:
-        return _Block()
+        return DeferredBlock()
     if not callable(build) or isinstance(build, torch.nn.Module):
         what = "a module that was built already, " if isinstance(build, torch.nn.Module) else ""
         raise TypeError(f"build must be a class or a function that makes a model, got {what}{shown(build)}")
@@ -101,7 +101,7 @@ def deferred_init(build: Callable[..., Any] | None = None, /, *args: Any, **kwar
         return build(*args, **kwargs)
 
 
-class _Block(contextlib.ContextDecorator):
+class DeferredBlock(contextlib.ContextDecorator):
     """What `deferred_init()` is: a block, or a decorator of what builds a model."""
 
     def __init__(self) -> None:
@@ -117,8 +117,8 @@ class _Block(contextlib.ContextDecorator):
     ) -> None:
         self._blocks.pop().__exit__(kind, error, traceback)
 
-    def _recreate_cm(self) -> _Block:  # for every call of what it decorates, which may run in several threads
-        return _Block()
+    def _recreate_cm(self) -> DeferredBlock:  # for every call of what it decorates, which may run in several threads
+        return DeferredBlock()
 
 
 @contextlib.contextmanager
