@@ -40,8 +40,8 @@ def compare(what, got, want):
     count += 1
 
 
-laws = [Uniform(-0.07, 0.07), Normal(0.5, 0.02), TruncatedNormal(0, 1, -2, 2), Normal(0.0, 1e-39),
-        Normal(0.0, 5e37), Constant(1.00390625), Constant(3.4e38), Constant(float("nan"))]
+laws = [Uniform(low=-0.07, high=0.07), Normal(mean=0.5, std=0.02), TruncatedNormal(), Normal(std=1e-39),
+        Normal(std=5e37), Constant(1.00390625), Constant(3.4e38), Constant(float("nan"))]
 for law, dtype, step in itertools.product(laws, FLOATS, (1, 2)):
     got, want = (torch.zeros(1000 * step, dtype=dtype)[::step] for _ in range(2))
     Plan([Fill(got, law, 7)], backend="triton").run()
