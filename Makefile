@@ -88,4 +88,4 @@ dist: install
 	$(BIN)/python -m build
 
 release-check: install
-	$(BIN)/python tools/release_check.py $(if $(TAG),--tag $(TAG)) $(ARGS)
+	$(BIN)/python tools/release_check.py $(if $(TAG),--tag '$(TAG)') $(ARGS)

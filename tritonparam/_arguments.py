@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import operator
 import reprlib
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 _LONGEST = 240  # characters of one value: three of them and a sentence stay below 1,000
 _LONGEST_INT = 256  # bits, of an int that is written out
 _INT = frozenset((int,))
+_INNER = frozenset(("tritonparam", "torch", "contextlib", "functools"))
 
 
 class _Repr(reprlib.Repr):
@@ -77,6 +80,14 @@ def few(values: Sequence[object], most: int) -> str:
     """
     more = f" and {len(values) - most} more" if len(values) > most else ""
     return ", ".join(map(str, values[:most])) + more
+
+
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, and name the line of the caller's that is outside this package and torch."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in _INNER:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
 
 
 def entries(argument: str, values: Iterable[Any], allowed: str) -> list[Any]:

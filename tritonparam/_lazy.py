@@ -39,5 +39,9 @@ def _missing(package: str, name: str) -> AttributeError:
 
     close = [] if name.startswith("_") else get_close_matches(name, sys.modules[package].__all__, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
+    for inner in ("initializer", "dtype"):
+        there = sys.modules.get(f"{package}.{inner}")
+        if name in getattr(there, "__all__", ()) or (inner == "dtype" and hasattr(there, name)):
+            hint = f"; it is {package}.{inner}.{name}"
     # With `obj` too, Python's traceback would add a guess of its own.
     return AttributeError(f"module {package!r} has no attribute {name!r}{hint}", name=name)

@@ -140,6 +140,16 @@ def test_shards_and_parameters_that_agree_are_loaded_without_collectives(stored,
         )
 
 
+def _kept(rank, world, stored):
+    model = Net()
+    return _error(lambda: load(model, stored["lacking" if rank else "one"], strict=False, check=True))
+
+
+def test_what_one_loads_and_another_keeps_is_a_difference(stored, launch):
+    for error in launch(_kept, 2, stored=stored):
+        assert "process 1 differs in 'out.weight': left out, and written in process 0" in error
+
+
 def _fails_while_it_reads(rank, world, stored):
     if rank == 1:
 
@@ -153,7 +163,7 @@ def _fails_while_it_reads(rank, world, stored):
 
 def test_what_fails_while_one_reads_leaves_all_deferred(stored, launch):
     (first, deferred), (second, also) = launch(_fails_while_it_reads, 2, stored=stored)
-    assert first == "ProcessesError: load failed in process 1 of 2: OSError: [Errno 5] the disk is gone"
+    assert first == "ProcessesError: reading in load failed in process 1 of 2: OSError: [Errno 5] the disk is gone"
     assert second == "OSError: [Errno 5] the disk is gone"
     assert deferred
     assert also

@@ -19,7 +19,7 @@ pytest.importorskip("typer")
 from safetensors.torch import load_file, save_file
 
 import tritonparam
-from tritonparam import fingerprint, save, stream
+from tritonparam import fingerprint, stream
 from tritonparam.checkpoint.files import RECORD_NAME
 from tritonparam.cli.init.job import Job
 from tritonparam.cli.init.writing import write_checkpoint
@@ -259,17 +259,6 @@ def test_without_a_record_the_config_says_what_to_expect(run: Run, tmp_path: Pat
     code, out, _ = run("inspect", tmp_path / "m", "--spec", TINY)
     assert code == 0
     assert f"against {TINY}: all ok" in out
-
-
-def test_what_save_wrote_is_shown_and_nan_is_told(run: Run, tmp_path: Path) -> None:
-    values = {"a": torch.arange(4.0), "b": torch.tensor([1.0, float("nan"), float("-inf")])}
-    save(values, tmp_path / "m")
-    code, out, _ = run("inspect", tmp_path / "m", "--json")
-    rows = {row["name"]: row for row in json.loads(out)["tensors"]}
-    assert (code, json.loads(out)["source"]) == (1, None)
-    assert (rows["a"]["mean"], rows["a"]["max"], rows["a"]["verdict"]) == (1.5, 3.0, "not compared")
-    assert rows["b"]["verdict"] == "1 NaN"
-    assert run("inspect", tmp_path / "m")[1].splitlines()[-2].endswith("; 1 with NaN")
 
 
 def test_what_save_wrote_is_compared_with_the_model_that_is_named(

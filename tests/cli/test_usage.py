@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("safetensors")
 pytest.importorskip("typer")
@@ -180,3 +181,20 @@ def test_a_home_folder_is_one_in_every_path(run: Run, tmp_path: Path, monkeypatc
     assert run("inspect", "~/a", "--plot", "~/p.png")[0] == 0
     assert run("plan", "~/c.json", "--mesh", "tp=1", "--tp-plan", "~/tp.json", "--plot", "~/q.png")[0] == 0
     assert {"a", "b", "p.png", "q.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pt", "m.bin"])
+def test_init_makes_a_folder_and_no_file(run: Callable[..., tuple[int, str, str]], tmp_path: Path, name: str) -> None:
+    code, _, err = run("init", "config.json", "--out", tmp_path / name)
+    assert code == 2
+    assert f"--out must name a folder, got '{tmp_path / name}': its files are called model*.safetensors" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_quiet_says_so_where_there_is_nothing_to_compare_with(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    tritonparam.save({"w": torch.ones(2)}, tmp_path / "m")
+    code, out, err = run("inspect", tmp_path / "m", "-q")
+    assert (code, out) == (2, "")
+    assert "has no tritonparam.json and no config.json: name its model by --spec" in err

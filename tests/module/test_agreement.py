@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.debug import CommDebugMode
 
-from tritonparam import deferred_init, fingerprint, materialize
+from tritonparam import deferred_init, fingerprint, ledger, materialize
+from tritonparam.module import materialization
 
 
 class Net(torch.nn.Module):
@@ -36,7 +38,7 @@ def _model(**changes):
 def _error(call):
     try:
         call()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, UserWarning) as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -76,7 +78,7 @@ def test_a_difference_is_one_error_on_all_and_nothing_is_made(launch):
         "what 'known' is to hold, other than in process 0",
         "the seed: 8, and 7 in process 0",
         "the dtype of 'lin.weight': bfloat16, and float32 in process 0",
-        "'out.weight': left out, and made in process 0",
+        "'out.weight': left out, and written in process 0",
     ]
     for rank, (found, _) in enumerate(results):
         assert [each for each, _ in found[:-1]] == [f"{begin}{each}; nothing was changed" for each in told]
@@ -142,6 +144,54 @@ def test_a_process_that_is_gone_or_stopped_is_an_error_on_all_others(how, launch
     for error, deferred in (first, third):
         assert error.startswith("ProcessesError: materialize: process 1 of 3 has not come for 2 s")
         assert deferred
+
+
+class Blank(torch.nn.Module):
+    def __init__(self, is_written):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2) if is_written else torch.empty(2))
+
+
+def _warned(rank, world):
+    """Warnings are errors in both; one has something to warn of."""
+    with deferred_init():
+        model = Blank(is_written=rank == 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        error = _error(lambda: materialize(model, strict=False, check=True, deadline=20))
+    with deferred_init():
+        again = Blank(is_written=True)
+    return error, materialize(again, check=True, deadline=20).weight.tolist()
+
+
+def test_a_warning_that_is_an_error_is_one_on_all_and_the_next_call_agrees(launch):
+    (first, zeros), (second, also) = launch(_warned, 2)
+    assert first == "UserWarning: elements that were never written are 0: weight"
+    assert second.startswith("ProcessesError: materialize failed in process 0 of 2: UserWarning: elements that were")
+    assert zeros == also == [0, 0]
+
+
+def _held_on_to(rank, world):
+    model = _model()
+    if rank == 1:
+        materialization.Materialization.take_over = _refused
+    error = _error(lambda: materialize(model, seed=7, check=True))
+    states = None if rank == 1 else {row.state for row in ledger(model)}
+    return error, states, len(model._forward_pre_hooks)
+
+
+def _refused(*_):
+    raise RuntimeError("something holds on to it")
+
+
+def test_a_process_that_is_done_when_another_fails_knows_what_it_has(launch):
+    (first, states, hooks), (second, _, _) = launch(_held_on_to, 2)
+    assert first.startswith(
+        "ProcessesError: ending materialize failed in process 1 of 2: RuntimeError: something holds"
+    )
+    assert second == "RuntimeError: something holds on to it"
+    assert states == {"initialized"}
+    assert hooks == 0
 
 
 def _unchecked(rank, world):

@@ -6,13 +6,14 @@ import pickle
 import subprocess
 import sys
 import warnings
+from collections import UserDict
 
 import pytest
 import torch
 from torch import nn
 
 from tests.fake_mesh import mesh_of
-from tritonparam import DeferredWarning, Generator, deferred_init, load, materialize, save, set_seed
+from tritonparam import DeferredWarning, Generator, KeptWarning, deferred_init, load, materialize, save, set_seed
 
 
 def built():
@@ -63,6 +64,38 @@ def test_memory_of_to_empty_is_no_value_either():
         assert not ours(model)
 
 
+def test_an_empty_tensor_has_all_values_that_it_can_have():
+    def build():
+        model = built()
+        model.register_buffer("cache", torch.empty(0), persistent=False)
+        return model
+
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    with mesh_of([1], 0) as mesh:
+        model = deferred_init(build)
+        fsdp.fully_shard(model, mesh=mesh)
+        model.to_empty(device="cpu")
+        with torch.no_grad():
+            for each in model.parameters():
+                each.to_local().fill_(1)
+        assert model(torch.zeros(2, 3)).shape == (2, 4)
+
+
+def test_inputs_in_a_mapping_are_looked_at():
+    class Keyed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(3, 4)
+
+        def forward(self, batch):
+            return self.lin(batch["x"])
+
+    model = deferred_init(Keyed)
+    assert model(UserDict(x=torch.zeros(2, 3, device="meta"))).shape == (2, 4)
+    with pytest.raises(RuntimeError, match="cannot be run"):
+        model(UserDict(x=torch.zeros(2, 3)))
+
+
 def test_a_state_dict_without_values_warns():
     model = deferred_init(built)
     with pytest.warns(DeferredWarning, match=TOLD + r".*tensors on the meta device in their places: call " + WAYS):
@@ -96,9 +129,17 @@ def test_nothing_of_it_stays_with_a_model_that_has_values(tmp_path):
     for piece in pieces:
         materialize(piece)
     copied = materialize(copy.deepcopy(deferred_init(built)))
+    assigned = deferred_init(built)
+    assigned.load_state_dict(copied.state_dict(), assign=True)
+    nested = nn.ModuleList([copy.deepcopy(deferred_init(built))])
+    materialize(nested)
+    by_parts = copy.deepcopy(deferred_init(built))
+    for part in by_parts:
+        materialize(part)
+    materialize(by_parts)
     inner = nn.ModuleList([deferred_init(built), nn.Linear(1, 1)])
     materialize(inner, only="0.*")
-    for model in (loaded, parts, pieces, copied, inner):
+    for model in (loaded, parts, pieces, copied, assigned, nested, by_parts, inner):
         assert not hooks_of(model)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -139,10 +180,53 @@ def test_a_call_builds_as_a_block_does():
     for wrong, told in (
         (got, "a module that was built already, Linear"),
         ("Linear", "got 'Linear'"),
-        (None, "got None"),
+        (None, "deferred_init must get what builds a model first, got only 3"),
     ):
-        with pytest.raises(TypeError, match=rf"build must be a class or a function that makes a model, {told}|{told}"):
+        with pytest.raises(
+            TypeError, match=rf"build must be a class or a function that makes a model, got {told}|{told}"
+        ):
             deferred_init(wrong, 3)
+
+
+def test_what_runs_later_is_refused():
+    async def coroutine():
+        return nn.Linear(3, 2)
+
+    def generator():
+        yield nn.Linear(3, 2)
+
+    for build in (coroutine, generator):
+        for call in (deferred_init, deferred_init()):
+            with pytest.raises(TypeError, match=r"build must make a model when it is called, got .* body runs later"):
+                call(build)
+
+
+def test_a_decorated_function_builds_in_a_block():
+    @deferred_init()
+    def build(width):
+        return nn.Linear(width, 2)
+
+    assert [build(width).weight.is_meta for width in (3, 4)] == [True, True]
+
+
+def test_warnings_that_are_errors_change_nothing():
+    model, part = deferred_init(built), deferred_init(built)
+    model.append(nn.Linear(4, 4))
+    materialize(part, 1, only="0.*")
+    for each, told in ((model, "2.weight, 2.bias are real already"), (part, "made with seed 1")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(KeptWarning, match=told):
+                materialize(each, seed=2)
+        assert each[1].weight.is_meta
+
+
+def test_a_warning_names_the_line_of_the_caller():
+    with pytest.warns(KeptWarning) as told:
+        materialize(built())
+    with pytest.warns(DeferredWarning) as also:
+        deferred_init(built).state_dict()
+    assert {told[0].filename, also[0].filename} == {__file__}
 
 
 def test_the_seed_is_that_of_the_generator_where_none_is_given(tmp_path):

@@ -131,7 +131,7 @@ def test_real_tensors_stay_as_they_are():
     module = deferred(lambda: {"w": torch.randn(3), "kept": kept})
     assert [(each.name, each.laws is None) for each in declarations(module)] == [("w", False), ("kept", True)]
     assert declarations(module)[1].replay(0).tolist() == [1.5, 2.5]
-    with pytest.warns(KeptWarning, match="^kept is real already, not by tritonparam, and keeps the values"):
+    with pytest.warns(KeptWarning, match="^kept is real already, and keeps the values"):
         materialize(module, seed=1, dtype=torch.float64)
     assert module.kept is kept
     assert (kept.dtype, kept.tolist()) == (torch.float32, [1.5, 2.5])
@@ -140,10 +140,10 @@ def test_real_tensors_stay_as_they_are():
         assert materialize(module, seed=2, dtype=torch.bfloat16) is module
     begin = "materialize did nothing: "
     assert [str(each.message).startswith(begin) for each in told] == [True, True]
-    assert "w is real already, with the values of seed 1, and keeps them. For values of seed 2" in str(told[1].message)
+    assert "w is real already, made with seed 1, and keeps the values. For those of seed 2" in str(told[1].message)
     assert torch.equal(module.w, before)
     linear = nn.Linear(2, 2)
-    with pytest.warns(KeptWarning, match="did nothing: weight, bias are real already, not by tritonparam"):
+    with pytest.warns(KeptWarning, match="did nothing: weight, bias are real already"):
         assert materialize(linear) is linear
     assert materialize(nn.ReLU()) is not None
 

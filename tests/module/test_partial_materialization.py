@@ -155,7 +155,7 @@ def test_patterns_choose_what_becomes_real(build):
     materialize(got, seed=5, only=[first])
     assert same(materialize(got, seed=5), want)
     got = remembered(build)
-    materialize(got, seed=5, only=("*weight",), skip="*0.*")
+    materialize(got, seed=5, only=("*weight",), skip="*0.*" if build is stack else None)
     chosen = {name for name in tensors(got) if name.endswith("weight") and "0." not in name}
     assert {name for name, tensor in tensors(got).items() if not tensor.is_meta} == chosen
     assert same(materialize(got, seed=5), want)
@@ -187,7 +187,16 @@ def test_a_tied_tensor_goes_by_each_of_its_names():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"only": "lyers.*"}, ValueError, "only must match names of the module's tensors, got 'lyers"),
+        (
+            {"only": "lyers.*"},
+            ValueError,
+            "only must match names of the module's tensors, such as w, top, other, got 'lyers",
+        ),
+        (
+            {"skip": "lyers.*"},
+            ValueError,
+            "skip must match names of the module's tensors, such as w, top, other, got 'ly",
+        ),
         ({"only": 5}, TypeError, "only must be a pattern of names or several, got 5"),
         ({"skip": [5]}, TypeError, r"skip must be a pattern of names or several, got \[5\]"),
         ({"only": "top"}, ValueError, "only and skip must not divide tensors that share a storage, got top without w"),

@@ -23,6 +23,11 @@ def test_a_parameter_without_its_name_is_refused(law: type) -> None:
     assert text.endswith(f"got 0.02 of type float; tritonparam.initializer.{law.__name__} is MindSpore's")
 
 
+def test_a_parameter_of_another_name_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Normal\(mean=..., std=...\), got sigma; tritonparam.initializer.Normal is"):
+        Normal(sigma=0.02)  # type: ignore[call-arg]
+
+
 def test_laws_are_values() -> None:
     for law in (Normal(std=0.02), Uniform(low=-1), TruncatedNormal(mean=1, low=0, high=2), Constant(3)):
         assert copy.deepcopy(law) == law == pickle.loads(pickle.dumps(law))

@@ -152,8 +152,8 @@ def load(
             return _Prepared(chosen_seed, wanted, stored, match, pending, real, last)
 
         def facts(work: _Prepared) -> tuple[int, Facts]:
-            found, drawn = work.match.found, work.match.drawn
-            return work.seed, facts_of_load(work.stored, found, drawn, work.pending.dtypes, work.dtype)
+            match, dtypes = work.match, work.pending.dtypes
+            return work.seed, facts_of_load(work.stored, match.found, match.drawn, match.kept, dtypes, work.dtype)
 
         work = agreed(processes, "load", prepare, facts) if check else prepare()
         match, pending = work.match, work.pending
@@ -170,8 +170,8 @@ def load(
                 if isinstance(target, torch.nn.Module):
                     note_loaded(target, (name for slot, _ in work.real for name in slot.names))
 
-        processes.together(read, "load")
-        processes.together(become, "load")
+        processes.together(read, "reading in load")
+        processes.together(become, "ending load")
         return match.report()
 
 

@@ -91,7 +91,9 @@ def find_files(path: Path, *, missing: bool = False) -> tuple[list[Path], dict[s
             return _files_in(path), None
         path = index
     if not path.exists():
-        raise CheckpointNotFoundError(f"{path} does not exist", path)
+        is_name = not path.is_absolute() and not path.suffix and len(path.parts) <= 2  # as those of a hub are
+        hint = "; names of a hub are not fetched: download the files and give their folder" if is_name else ""
+        raise CheckpointNotFoundError(f"{path} does not exist{hint}", path)
     if path.suffix != ".json":
         return [path], None
     weight_map = read_index(path)

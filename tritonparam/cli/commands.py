@@ -19,7 +19,7 @@ from tritonparam.cli.examples import (
     SPEC_HELP,
     WARMUP_EXAMPLES,
 )
-from tritonparam.cli.options import all_of, number, path, size, whole
+from tritonparam.cli.options import all_of, new_folder, number, path, size, whole
 from tritonparam.cli.usage import Command, Group, explain, fail, naming, show_help_alone
 
 app = typer.Typer(
@@ -55,7 +55,10 @@ def _app(
 def init(
     spec: Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_HELP, show_default=False)],
     out: Annotated[
-        Path, typer.Option("--out", parser=path("--out"), metavar="DIR", help="The folder to make.", show_default=False)
+        Path,
+        typer.Option(
+            "--out", parser=new_folder("--out"), metavar="DIR", help="The folder to make.", show_default=False
+        ),
     ],
     target: Annotated[
         str | None,
@@ -203,7 +206,7 @@ def inspect(
 
     On a terminal the table has its width, where some columns may be left out; elsewhere it has all of them.
     """
-    from tritonparam.checkpoint import ProgressBar
+    from tritonparam.checkpoint import ProgressBar, UsageError
     from tritonparam.cli.inspect import inspect_checkpoint, inspection_json, print_inspection, stored_bytes
 
     if plot is not None:
@@ -215,6 +218,8 @@ def inspect(
         imported()
         with ProgressBar("reading", nbytes, quiet=quiet or as_json) as progress:
             inspection = inspect_checkpoint(folder, progress.advance, spec)
+        if quiet and not inspection.source:
+            raise UsageError(f"{folder} has no tritonparam.json and no config.json: name its model by --spec")
         if as_json:
             typer.echo(inspection_json(inspection, folder, only_failures=only_failures))
         elif not quiet:

@@ -35,7 +35,7 @@ def whole(argument: str, allowed: str, low: int = 0, high: int | None = None) ->
             value = int(text)
         except ValueError:
             raise _wrong(argument, allowed, text) from None
-        if value < low or (high is not None and value >= high):
+        if "_" in text or value < low or (high is not None and value >= high):
             raise _wrong(argument, allowed, text)
         return value
 
@@ -69,6 +69,21 @@ def path(argument: str) -> Callable[[str], Path]:
             raise UsageError(str(error)) from None
 
     return read
+
+
+def new_folder(argument: str) -> Callable[[str], Path]:
+    """As `path`, for a folder that is made: a name that ends as a file of weights does is a mistake."""
+    read = path(argument)
+
+    def read_folder(text: str) -> Path:
+        from tritonparam.checkpoint import UsageError
+
+        found = read(text)
+        if found.suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt"):
+            raise UsageError(f"{argument} must name a folder, got {text!r}: its files are called model*.safetensors")
+        return found
+
+    return read_folder
 
 
 def size(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from numbers import Real
 from types import ModuleType
 
@@ -96,10 +97,14 @@ def initializer(
             raise TypeError(f"init must say its sparsity, such as Sparse(0.1), got {shown(init)}")
         found = _ALIASES.get(init.lower())
         if found is None:
-            raise ValueError(f"init must be one of {', '.join(_ALIASES)}, got {shown(init)}")
+            close = get_close_matches(init.lower(), _ALIASES, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"init must be one of {', '.join(_ALIASES)}, got {shown(init)}{hint}")
         init = found()
     elif isinstance(init, (Real, np.bool_)):
         init = Constant(init)  # type: ignore[arg-type]
+    elif isinstance(init, type) and issubclass(init, Initializer):
+        raise TypeError(f"init must be an Initializer object, such as {init.__name__}(), got the class {init.__name__}")
     elif isinstance(init, tuple(LAWS.values())):
         name = type(init).__name__
         raise TypeError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from tritonparam._lazy import public_names
 from tritonparam.module.declaration import BoxLaw, Declaration, check_written, declarations, declared, surveyed
 from tritonparam.module.making import Facts, agreed, facts_of, held_of
-from tritonparam.module.materialization import Materialization, materialize, memory_peak, shown_by
+from tritonparam.module.materialization import Materialization, materialize, shown_by
 from tritonparam.module.recording import DeferredWarning, deferred_init, recording_paused, unguard
 from tritonparam.module.source import Elements, Source
 from tritonparam.module.state_ledger import KeptWarning, Ledger, LedgerRow, ledger, note_loaded, note_made, why_replayed
@@ -37,7 +37,6 @@ __all__ = [
     "held_of",
     "ledger",
     "materialize",
-    "memory_peak",
     "note_loaded",
     "note_made",
     "param_init_fn",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from tritonparam._arguments import warn
 from tritonparam._locks import across_forks
 from tritonparam.module.full_names import drawn_on_the_way
 from tritonparam.module.replay import Replay, is_defined
@@ -79,10 +79,9 @@ def make_loose_real(
         if head is None:
             continue
         if history.was_written_unseen():
-            warnings.warn(
+            warn(
                 f"a tensor of shape {tuple(tensors[0].shape)} that no module holds was written to outside "
-                "deferred_init(), where nothing takes note of it, and stays deferred",
-                stacklevel=3,
+                "deferred_init(), where nothing takes note of it, and stays deferred"
             )
             continue
         with contextlib.suppress(RuntimeError):

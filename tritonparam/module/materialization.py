@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
@@ -12,8 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from tritonparam._arguments import checked_bool, entries, got, shown
+from tritonparam._arguments import checked_bool, entries, few, got, shown, warn
 from tritonparam._processes import DEADLINE, Processes, check_deadline, checked_group
+from tritonparam._program import memory_peak
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module.declaration import Declaration, Survey, check_module, check_written, surveyed, unwritten
 from tritonparam.module.full_names import whole_of
@@ -110,7 +110,7 @@ def materialize(
         TypeError: An argument has none of these types.
         ValueError: An argument is out of range; tensors were never written, or are on the meta device without being
             deferred (the error names them); `dtype` differs for a storage that tensors of several dtypes share; a
-            pattern of `only` matches nothing; `only` and `skip` divide tensors that share a storage; processes that
+            pattern of `only` or `skip` matches nothing; they divide tensors that share a storage; processes that
             `check` are about to make different things (the error names the first, on every one).
         ImportError: The backend is not installed.
         RuntimeError: Something outside holds on to a tensor in such a way that it cannot be changed in place; an
@@ -143,13 +143,17 @@ def materialize(
             float_dtype(dtype)
             survey = surveyed(module, prefix, uninitialized=True)
             own = _chosen(survey.own, only, skip)
-            storages = {each.history.key for each in own if each.history is not None}
-            beyond = [each for each in survey.beyond if each.history is not None and each.history.key in storages]
+            kept = [each for each in own if each.history is None]
+            beyond = _of_same_storages(survey.beyond, own) if survey.beyond else []
             zeros = unwritten([*own, *beyond])
             if strict:
                 check_written(zeros)
             work = Materialization(survey.whole, [*own, *beyond], device, dtype, backend)
-            return _Prepared(seed_or_default(seed), survey, own, beyond, zeros, work)
+            chosen_seed = seed_or_default(seed)
+            warn_of_kept(module, kept, len(own), chosen_seed)
+            if names := ", ".join(each.name for each in zeros if each.kind != "attribute"):
+                warn(f"elements that were never written are 0: {names}")
+            return _Prepared(chosen_seed, survey, own, beyond, set(kept), zeros, work)
 
         def facts(found: _Prepared) -> tuple[int, Facts]:
             made = [each for each in (*found.own, *found.beyond) if each.history is not None]
@@ -158,38 +162,41 @@ def materialize(
             return found.seed, facts_of({each: each.dtype_in(chosen) for each in made}, left_out)
 
         found = agreed(processes, "materialize", prepare, facts) if check else prepare()
-        chosen_seed, survey, own, beyond, zeros, work = found
-        chosen = [*own, *beyond]
-        names = ", ".join(each.name for each in zeros if each.kind != "attribute")
-        if names:
-            warnings.warn(f"elements that were never written are 0: {names}", stacklevel=2)
-        processes.together(lambda: work.write(chosen_seed), "materialize")
-        is_held_beyond = any(len(each.full_names) > 1 + len(each.aliases) for each in chosen)
-        holder = (survey.whole, None) if is_held_beyond else (module, survey.scripts)
-        processes.together(lambda: work.take_over(*holder), "materialize")
-        made = 0
-        for owner, group in ((module, own), (survey.whole, beyond)):
-            fresh = {each: "initialized" for each in group if each.history}
-            note_made(owner, fresh, zeros, chosen_seed)
-            if is_held_beyond:
-                note_made(survey.whole, fresh, zeros, chosen_seed, by_full_names=True)
-            made += len(fresh)
-        survey.settle()
-        unguard(module, is_real=only is None and skip is None)
-        if made < len(chosen):
-            warn_of_kept(module, [each for each in own if not each.history], len(own), chosen_seed)
+        chosen_seed, survey, own, beyond, kept, zeros, work = found
+        held_beyond = [each for each in (*own, *beyond) if len(each.full_names) > 1 + len(each.aliases)]
+        holder = (survey.whole, None) if held_beyond else (module, survey.scripts)
+
+        def become() -> None:
+            work.take_over(*holder)
+            for owner, group in ((module, own), (survey.whole, beyond)):
+                deferred = [each for each in group if each not in kept] if kept else group
+                made = dict.fromkeys(deferred, "initialized")
+                note_made(owner, made, zeros, chosen_seed)
+                if held_beyond:
+                    note_made(survey.whole, made, zeros, chosen_seed, by_full_names=True)
+            survey.settle()
+            unguard(module, around=survey.whole, is_real=only is None and skip is None)
+
+        processes.together(lambda: work.write(chosen_seed), "writing in materialize")
+        processes.together(become, "ending materialize")
     if report:
         sys.stdout.write(f"{ledger(module)}\n{work.summary(time.perf_counter() - begin)}\n")
     return module
 
 
+def _of_same_storages(others: Iterable[Declaration], own: Iterable[Declaration]) -> list[Declaration]:
+    storages = {each.history.key for each in own if each.history is not None}
+    return [each for each in others if each.history is not None and each.history.key in storages]
+
+
 class _Prepared(NamedTuple):
-    """What `materialize` is about to make: of the module, of the whole beyond it, and what of that is 0."""
+    """What `materialize` is about to make: of the module, of the whole beyond it; what stays, and what of it is 0."""
 
     seed: int
     survey: Survey
     own: list[Declaration]
     beyond: list[Declaration]
+    kept: set[Declaration]
     zeros: list[Declaration]
     work: Materialization
 
@@ -198,9 +205,13 @@ def _chosen(declared: list[Declaration], only: Patterns | None, skip: Patterns |
     """Those with a name that matches `only`, without those with a name that matches `skip`."""
     wanted, unwanted = _patterns("only", only), _patterns("skip", skip)
     names = [name for each in declared for name in (each.name, *each.aliases)]
-    lost = [pattern for pattern in wanted or () if names and not any(fnmatchcase(name, pattern) for name in names)]
-    if lost:
-        raise ValueError(f"only must match names of the module's tensors, got {', '.join(map(shown, lost[:5]))}")
+    for argument, patterns in (("only", wanted), ("skip", unwanted)):
+        lost = [each for each in patterns or () if names and not any(fnmatchcase(name, each) for name in names)]
+        if lost:
+            raise ValueError(
+                f"{argument} must match names of the module's tensors, such as {few(names, 3)}, got "
+                f"{', '.join(map(shown, lost[:5]))}"
+            )
     chosen = [
         each
         for each in declared
@@ -373,16 +384,6 @@ class Materialization:
             sizes[str(each.device)] += each.nbytes
         memory = ", ".join(f"{nbytes:,} bytes on {device}" for device, nbytes in sizes.items()) or "0 bytes"
         return f"made {made} tensors, {memory}, in {seconds:.3f} s; {self._replayed} replayed; {memory_peak()}"
-
-
-def memory_peak() -> str:
-    """The most host memory that the process had at a time, in words."""
-    try:
-        import resource
-    except ImportError:
-        return "memory of the process: not told by this system"
-    unit = 1 if sys.platform == "darwin" else 1024
-    return f"most memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit:,} bytes"
 
 
 def shown_by(declaration: Declaration, others: Iterable[Declaration]) -> bool:

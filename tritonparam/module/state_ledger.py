@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.utils.weak import WeakIdKeyDictionary
 
-from tritonparam._arguments import few, shown
+from tritonparam._arguments import few, shown, warn
 from tritonparam._locks import across_forks
 from tritonparam.module.covers import covers
 from tritonparam.module.declaration import BoxLaw, Declaration, check_module, surveyed
@@ -189,12 +188,12 @@ class KeptWarning(UserWarning):
 
 
 def warn_of_kept(module: torch.nn.Module, kept: Iterable[Declaration], count: int, seed: int) -> None:
-    """Warn of parameters that were real before, and do not have the values of `seed`.
+    """Warn of parameters that are real already, and do not have the values of `seed`.
 
     Args:
         module: The one that the names of the declarations are in.
-        kept: Its tensors that were real before.
-        count: How many there are with those that were not.
+        kept: Its tensors that are real.
+        count: How many there are with those that are not.
         seed: Of `materialize`.
     """
     of_others = [each for each in kept if each.kind == "parameter" and not is_made_beside(each.tensors[0])]
@@ -202,20 +201,18 @@ def warn_of_kept(module: torch.nn.Module, kept: Iterable[Declaration], count: in
     begin = "materialize did nothing: " if rows and len(rows) == count else ""
     given = [row.name for row in rows if row.state == "given"]
     if given:
-        warnings.warn(
-            f"{begin}{_told(given)} real already, not by tritonparam, and keep{'s' if len(given) == 1 else ''} the "
-            "values. For those of the seed, build all of the module inside deferred_init()",
+        warn(
+            f"{begin}{_told(given)} real already, and keep{'s' if len(given) == 1 else ''} the values. For those of "
+            "the seed, build all of the module inside deferred_init()",
             KeptWarning,
-            stacklevel=3,
         )
     others = {row.name: row.seed for row in rows if row.seed not in (None, seed)}
     if others:
         seeds = few(sorted({each for each in others.values() if each is not None}), _TOLD)
-        warnings.warn(
-            f"{begin}{_told(list(others))} real already, with the values of seed {seeds}, and keep"
-            f"{'s' if len(others) == 1 else ''} them. For values of seed {seed}, build the module again",
+        warn(
+            f"{begin}{_told(list(others))} real already, made with seed {seeds}, and keep"
+            f"{'s' if len(others) == 1 else ''} the values. For those of seed {seed}, build the module again",
             KeptWarning,
-            stacklevel=3,
         )
 
 
@@ -232,8 +229,8 @@ def note_loaded(module: torch.nn.Module, names: Iterable[str]) -> None:
 def _note(module: torch.nn.Module, names: Iterable[str], row: LedgerRow) -> None:
     for name in names:
         owner, local = _owner(module, name)
-        group = owner._parameters if local in owner._parameters else owner._buffers
-        if local in group and (tensor := group[local]) is not None and not is_lazy(tensor):
+        group: dict[str, Any] = owner._parameters if local in owner._parameters else owner._buffers
+        if (tensor := group.get(local)) is not None and not is_lazy(tensor):
             with _lock:
                 _notes.setdefault(owner, {})[local] = _Note(row, tuple(tensor.shape), id(tensor), type(tensor))
 

@@ -11,10 +11,9 @@ from tritonparam.dtype import DTypeLike
 from tritonparam.parameter.attributes import Attributes
 from tritonparam.parameter.clones import fill_clones
 from tritonparam.parameter.flags import checked_name
-from tritonparam.parameter.registration import refuse_in_modules
 from tritonparam.parameter.set_data import copy_of_input, device_of, incoming, incoming_box
 from tritonparam.plan import Box, box_in, box_of_box, checked_device
-from tritonparam.tensor import REALIZING, Device, Tensor, Writes, box_of, empty, lazy_like, realize
+from tritonparam.tensor import REALIZING, Device, Tensor, Writes, box_of, empty, lazy_like, realize, refuse_in_modules
 
 
 class Parameter(Attributes):
@@ -75,7 +74,7 @@ class Parameter(Attributes):
         layerwise_parallel: bool = False,
         parallel_optimizer: bool = True,
     ) -> None:
-        refuse_in_modules()
+        refuse_in_modules(Tensor)
         self._name = checked_name(name)
         self._requires_grad = checked_bool("requires_grad", requires_grad)
         self.layerwise_parallel = layerwise_parallel

@@ -8,6 +8,8 @@ from tritonparam._arguments import got, shown
 from tritonparam._errors import TritonParamError
 from tritonparam.plan.backends import resolve_backend
 
+_MOST_DEVICES = 128  # that torch can count
+
 
 class MissingDeviceError(TritonParamError, ValueError):
     """A device that could be, and that this machine does not have."""
@@ -24,8 +26,10 @@ def named_device(device: torch.device | str | int) -> torch.device:
         >>> named_device("cuda:3")
         device(type='cuda', index=3)
     """
-    if isinstance(device, int) and not isinstance(device, bool):
+    if isinstance(device, int) and not isinstance(device, bool) and 0 <= device < _MOST_DEVICES:
         device = f"cuda:{device}"
+    if isinstance(device, int) and not isinstance(device, bool):
+        raise ValueError(f"device must be the number of a CUDA device, at least 0, got {shown(device)}")
     if not isinstance(device, (str, torch.device)):
         raise TypeError(f"device must be a string, an int or a torch.device, {got(device)}")
     try:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tritonparam._arguments import integers, shown
+from tritonparam._arguments import got, integers, shown
 from tritonparam.plan.memory import check_memory, check_writable
 from tritonparam.stream import LAWS, Constant, Law, TruncatedNormal, constant_tensor, contiguous_start, float32_bounds
 
@@ -85,7 +85,10 @@ def check_law(law: Law, dtype: torch.dtype) -> None:
         ValueError: It has no value in that dtype.
     """
     if not isinstance(law, _LAW_TYPES):
-        raise TypeError(f"law must be one of {sorted(LAWS)}, got {shown(law)}")
+        raise TypeError(
+            "law must be a Constant, Normal, TruncatedNormal or Uniform of tritonparam, such as "
+            f"tritonparam.Normal(std=0.02), {got(law)}"
+        )
     if type(law) is Constant:
         if dtype == torch.complex128:
             raise TypeError("out must not be complex128")

@@ -50,10 +50,12 @@ class _ByKeyword:
     __slots__ = ()
 
     def __new__(cls, *values: object, **parameters: object) -> Self:
-        if values:
-            wanted = ", ".join(f"{name}=..." for name in cls.__dataclass_fields__ if name != "kind")  # type: ignore[attr-defined]
+        names = [name for name in cls.__dataclass_fields__ if name != "kind"]  # type: ignore[attr-defined]
+        others = [*map(got, values), *(f"got {name}" for name in parameters if name not in names)]
+        if others:
+            wanted = ", ".join(f"{name}=..." for name in names)
             raise TypeError(
-                f"{cls.__name__} must get its parameters by name, {cls.__name__}({wanted}), {got(values[0])}; "
+                f"{cls.__name__} must get its parameters by name, {cls.__name__}({wanted}), {others[0]}; "
                 f"tritonparam.initializer.{cls.__name__} is MindSpore's"
             )
         return super().__new__(cls)

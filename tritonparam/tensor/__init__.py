@@ -13,6 +13,7 @@ from tritonparam.tensor.layout import box_of
 from tritonparam.tensor.lazy import lazy_cast, lazy_like
 from tritonparam.tensor.mesh import Cut, Held, Runs, cut_runs, dtensor_type, held, is_dtensor, mesh_box, mesh_boxes
 from tritonparam.tensor.operators import Device, TorchTensor
+from tritonparam.tensor.registration import refuse_in_modules
 from tritonparam.tensor.storage import as_shape, copy_of_data, declare, empty, fit
 from tritonparam.tensor.swap import become, exchange
 from tritonparam.tensor.tensor import REALIZING, Tensor, realize
@@ -49,6 +50,7 @@ __all__ = [
     "mesh_boxes",
     "put_from_host",
     "realize",
+    "refuse_in_modules",
     "shares_memory",
 ]
 

@@ -16,6 +16,7 @@ from tritonparam.plan import Box, check_memory, check_strided, checked_device
 from tritonparam.stream import Law, get_generator
 from tritonparam.tensor.content import Content, Initializer, Pattern, content_of
 from tritonparam.tensor.operators import Device, Operators, TorchTensor, unwrapped
+from tritonparam.tensor.registration import refuse_in_modules
 from tritonparam.tensor.slices import slice_box
 from tritonparam.tensor.storage import as_shape, copy_of_data, declare, empty, fit
 from tritonparam.tensor.swap import become, guard
@@ -119,6 +120,7 @@ class Tensor(Operators["Tensor"]):
         *,
         name: str = "",
     ) -> None:
+        refuse_in_modules(Tensor)
         wanted = None if dtype is None else as_dtype(dtype)
         if init is None:
             if shape is not None:

@@ -182,7 +182,7 @@ def test_a_module_may_hold_a_wrapper_of_real_tensors():
     with deferred_init():
         model = Model(lambda model, both: None)
         model.pair = nn.Parameter(pair)
-    with pytest.warns(KeptWarning, match="^pair is real already, not by tritonparam"):
+    with pytest.warns(KeptWarning, match="^pair is real already, and keeps"):
         materialize(model)
     assert model.pair.a.tolist() == [3.0] * 4
 

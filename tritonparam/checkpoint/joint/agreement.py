@@ -20,6 +20,7 @@ def facts_of_load(
     stored: Checkpoint,
     found: Mapping[Slot, StoredTensor],
     drawn: Iterable[Slot],
+    kept: Iterable[Slot],
     dtypes: Mapping[Slot, torch.dtype],
     dtype: torch.dtype | None,
 ) -> Facts:
@@ -29,10 +30,11 @@ def facts_of_load(
         stored: The checkpoint. Processes may have it under different paths.
         found: The tensors to load, with what is stored of them.
         drawn: Those without values that are not loaded.
+        kept: Those that stay as they are.
         dtypes: What those to load will have that have no values yet; the others keep theirs.
         dtype: As for `load`.
     """
-    facts: Facts = {}
+    facts: Facts = {name: None for slot in kept for name in slot.names}
     for slot, tensor in found.items():
         fact = _fact(dtypes.get(slot, slot.dtype), slot.shape, _origin(stored, tensor))
         facts |= dict.fromkeys(slot.names, fact)

@@ -53,6 +53,7 @@ class Match:
     Attributes:
         found: The tensors to load, with what is stored of them.
         drawn: Those without values that are not loaded.
+        kept: Those with values that are not loaded.
     """
 
     def __init__(self, slots: Sequence[Slot], stored: Checkpoint, mapping: Renaming, strict: bool) -> None:
@@ -93,7 +94,7 @@ class Match:
         self._check_shapes()
         self._check_cover()
         self.drawn = [slot for slot in others if slot.values is None and slot not in self.found]
-        self._kept = [slot for slot in missing if slot.values is not None]
+        self.kept = [slot for slot in missing if slot.values is not None]
 
     @property
     def nbytes(self) -> int:
@@ -233,7 +234,7 @@ class Match:
 
     def report(self) -> LoadReport:
         """The names of what was loaded, initialized and kept, once all is done."""
-        loaded, drawn, kept = (tuple(slot.name for slot in slots) for slots in (self.found, self.drawn, self._kept))
+        loaded, drawn, kept = (tuple(slot.name for slot in slots) for slots in (self.found, self.drawn, self.kept))
         return LoadReport(loaded, drawn, kept, self._unexpected, tuple(self._conflicting))
 
 

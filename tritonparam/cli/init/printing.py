@@ -7,13 +7,14 @@ from pathlib import Path
 
 import typer
 
+from tritonparam._program import memory_peak
 from tritonparam.checkpoint import dtype_name, format_size
 from tritonparam.cli.init.job import Job
 from tritonparam.cli.init.pieces import split
 from tritonparam.cli.init.workspace import finished_files
 from tritonparam.cli.init.writing import Written
 from tritonparam.cli.record import Entry
-from tritonparam.module import Ledger, LedgerRow, memory_peak, why_replayed
+from tritonparam.module import Ledger, LedgerRow, why_replayed
 from tritonparam.stream import Constant, derive_key
 
 

@@ -146,6 +146,10 @@ def inspect_checkpoint(
             report.problems.append(f"cannot be read: {stored.unreadable.pop(names[0])[1]}")
         else:
             reads.append(partial(_read, report, entry, names[0], *stored.tensors.pop(names[0]), readers.advance))
+    if not source:
+        for name, (_, why) in stored.unreadable.items():
+            reports.append(Report(name, torch.uint8, (), NOT_KNOWN, problems=[f"cannot be read: {why}"]))
+        stored.unreadable.clear()
     for name, (path, why) in stored.unreadable.items():
         raise CheckpointError(f"{path}: {shown(name)} is not in the model and cannot be read: {why}")
     for name, (_, _, extent) in stored.tensors.items():

@@ -44,7 +44,7 @@ def print_inspection(inspection: Inspection, *, only_failures: bool = False) -> 
     if inspection.source:
         typer.echo(f"{count} tensors against {inspection.source}: {summary}")
     else:
-        typer.echo(f"{count} tensors {_ALONE}{f'; {wrong} with NaN' if wrong else ''}")
+        typer.echo(f"{count} tensors {_ALONE}{f'; {wrong} with NaN, or not to be read' if wrong else ''}")
     if inspection.fingerprint is not None:
         typer.echo(f"fingerprint {inspection.fingerprint}")
 

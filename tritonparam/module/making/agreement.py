@@ -69,7 +69,7 @@ def check_agreed(verb: str, seeds: Sequence[int], facts: Sequence[Mapping[str, S
         verb: As for `agreed`.
         seeds: Of each process.
         facts: Of each process, by the name of a tensor: its dtype, its shape and a hash of its values, as text; None
-            for one that stays deferred.
+            for one that stays as it is.
 
     Raises:
         ValueError: As for `agreed`.
@@ -82,7 +82,7 @@ def check_agreed(verb: str, seeds: Sequence[int], facts: Sequence[Mapping[str, S
     for name, by_rank in held.items():
         made = {rank: fact for rank, fact in by_rank.items() if fact is not None}
         if 0 < len(made) < len(by_rank):
-            _check_one(verb, shown(name), {rank: "made" if rank in made else "left out" for rank in by_rank})
+            _check_one(verb, shown(name), {rank: "written" if rank in made else "left out" for rank in by_rank})
         _check_one(verb, f"the dtype of {shown(name)}", {rank: fact[0] for rank, fact in made.items()})
         _check_one(verb, f"the shape of {shown(name)}", {rank: fact[1] for rank, fact in made.items()})
         _check_one(verb, f"what {shown(name)} is to hold", {rank: fact[2] for rank, fact in made.items()}, tells=False)

@@ -7,8 +7,8 @@ tape keeps what was done to it. `tritonparam.materialize` makes the tensors real
 from __future__ import annotations
 
 import contextlib
+import inspect
 import random
-import warnings
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, overload
@@ -21,7 +21,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from tritonparam._arguments import shown
+from tritonparam._arguments import few, shown, warn
 from tritonparam.module.blueprint import Blueprint, replaced
 from tritonparam.module.full_names import remember
 from tritonparam.module.loose import note_loose
@@ -41,6 +41,7 @@ from tritonparam.tensor import is_dtensor
 
 _P = ParamSpec("_P")
 _Built = TypeVar("_Built")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @overload
@@ -54,7 +55,8 @@ def deferred_init(build: Callable[_P, _Built], /, *args: _P.args, **kwargs: _P.k
 def deferred_init(build: Callable[..., Any] | None = None, /, *args: Any, **kwargs: Any) -> Any:
     """Run any torch constructor without allocating or drawing what it makes.
 
-    Either as a block, `with deferred_init(): model = build(...)`, or as a call, `model = deferred_init(build, ...)`.
+    A block, `with deferred_init(): model = build(...)`; a call, `model = deferred_init(build, ...)`; or, called itself,
+    a decorator, `@deferred_init()`.
 
     Tensors made inside are on the meta device and remember what was done to them; `materialize` makes them real. To the
     code inside they seem to be on the device they were made for. If the constructor reads a value (`item`, `tolist`,
@@ -96,9 +98,22 @@ def deferred_init(build: Callable[..., Any] | None = None, /, *args: Any, **kwar
         return DeferredBlock()
     if not callable(build) or isinstance(build, torch.nn.Module):
         what = "a module that was built already, " if isinstance(build, torch.nn.Module) else ""
+        if build is None:
+            raise TypeError(f"deferred_init must get what builds a model first, got only {few([*args, *kwargs], 3)}")
         raise TypeError(f"build must be a class or a function that makes a model, got {what}{shown(build)}")
+    _check_runs_at_once(build)
     with _block():
         return build(*args, **kwargs)
+
+
+def _check_runs_at_once(build: Any) -> None:
+    """Refuse what only makes a coroutine or a generator when it is called, whose body would run after the block."""
+    kinds = inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction
+    if any(is_kind(build) for is_kind in kinds):
+        raise TypeError(
+            f"build must make a model when it is called, got {shown(build)}, whose body runs later: use "
+            "`with deferred_init():` in it"
+        )
 
 
 class DeferredBlock(contextlib.ContextDecorator):
@@ -116,6 +131,10 @@ class DeferredBlock(contextlib.ContextDecorator):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._blocks.pop().__exit__(kind, error, traceback)
+
+    def __call__(self, func: _Function) -> _Function:
+        _check_runs_at_once(func)
+        return super().__call__(func)
 
     def _recreate_cm(self) -> DeferredBlock:  # for every call of what it decorates, which may run in several threads
         return DeferredBlock()
@@ -256,16 +275,12 @@ def _random_states(modules: list[torch.nn.Module]) -> Iterator[None]:
         if not _same_state(before, after)
     ]
     if drawn:
-        warnings.warn(
+        warn(
             f"the constructor{where} draws from {' and '.join(drawn)}: these values follow that generator, which goes "
-            "on, and not the seed of materialize",
-            stacklevel=4,
+            "on, and not the seed of materialize"
         )
     if seeded:
-        warnings.warn(
-            f"torch.manual_seed in the constructor{where} changes no value: they follow the seed of materialize",
-            stacklevel=4,
-        )
+        warn(f"torch.manual_seed in the constructor{where} changes no value: they follow the seed of materialize")
 
 
 def _is_just_seeded(before: torch.Tensor) -> bool:

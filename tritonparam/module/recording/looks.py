@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 
+from tritonparam._arguments import warn
 from tritonparam.module.recording.notes import where
 from tritonparam.module.source import Elements, Source
 from tritonparam.module.tape import Node, Version, drawn_before
@@ -32,9 +32,8 @@ class Looks:
         self._before[name] += 1
         if not self._is_told:
             self._is_told = True
-            warnings.warn(
+            warn(
                 f"the constructor looks at random values that it drew{where()}: these are the same for every seed, "
-                "and in every model whose constructor looks at values like them",
-                stacklevel=2,
+                "and in every model whose constructor looks at values like them"
             )
         return Source(name, occurrence, shape, Elements.all_of(shape), seed=0)

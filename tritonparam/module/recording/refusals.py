@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import warnings
-import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,16 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from tritonparam._arguments import few
+from tritonparam._arguments import few, warn
 from tritonparam.module.blueprint import awaits_values
 from tritonparam.module.recording.recorder import recorder
 from tritonparam.module.tape import History
 
 _TOLD = 3  # names in a message
-_FEW = 64  # modules to look at one by one
 _WAYS = "call tritonparam.materialize(model, seed=...), or tritonparam.load(model, path), first"
 _made = DistributedDataParallel.__init__
-_guarded: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
 _FSDP1 = "FullyShardedDataParallel"
 _IN_A_BLOCK = (
     f"{_FSDP1} was made inside deferred_init(), where it would flatten what has no values: build the model in the "
@@ -130,33 +126,37 @@ def guard(modules: Iterable[torch.nn.Module], *, first: bool = False) -> None:
         if first:
             _take_away(module)
         if _refuse_forward not in module._forward_pre_hooks.values() and not isinstance(module, torch.jit.ScriptModule):
-            _guarded.add(module)
             module.register_forward_pre_hook(_refuse_forward, prepend=first, with_kwargs=True)
             module.register_state_dict_pre_hook(_warn_of_state_dict)  # type: ignore[no-untyped-call]
             module.register_load_state_dict_pre_hook(_refuse_load_state_dict)  # type: ignore[no-untyped-call]
+            module.register_load_state_dict_post_hook(_unguard_loaded)  # type: ignore[no-untyped-call]
 
 
-def unguard(module: torch.nn.Module, *, is_real: bool = False) -> None:
-    """Take away what `guard` added, from `module` and the modules in or around it that have values now.
+def unguard(module: torch.nn.Module, around: torch.nn.Module | None = None, *, is_real: bool = False) -> None:
+    """Take away what `guard` added to `module` and the modules in it, as far as they have values.
 
     Args:
-        module: One whose tensors have just become real, or some of them.
-        is_real: Whether all of them have.
+        module: Some of its tensors have just become real.
+        around: The whole that it is in, which is looked at too.
+        is_real: Whether all tensors of `module` have.
     """
-    if is_real or not _awaits_values(module):
-        _take_away(module)
-    others = list(_guarded) if len(_guarded) <= _FEW else [each for each in module.modules() if each in _guarded]
-    for each in others:
-        if not _awaits_values(each):
-            _take_away(each)
+    if around is not None and around is not module and not _awaits_values(around):
+        _take_away(around)
+    seen: set[Any] = {None}
+    pending: list[Any] = [module]
+    for module in pending:
+        if _refuse_forward in module._forward_pre_hooks.values() and (is_real or not _awaits_values(module)):
+            _take_away(module)
+        pending += (parts := set(module._modules.values()) - seen)
+        seen |= parts
 
 
 def _take_away(module: torch.nn.Module) -> None:
-    _guarded.discard(module)
     for own, mine in (
         (module._forward_pre_hooks, _refuse_forward),
         (module._state_dict_pre_hooks, _warn_of_state_dict),
         (module._load_state_dict_pre_hooks, _refuse_load_state_dict),
+        (module._load_state_dict_post_hooks, _unguard_loaded),
     ):
         for number in [number for number, hook in own.items() if getattr(hook, "hook", hook) is mine]:
             del own[number]
@@ -169,14 +169,23 @@ def _refuse_forward(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
     names = _without_values(module)
     if not names:
         _take_away(module)
-    elif not any(isinstance(each, torch.Tensor) and each.device.type == "meta" for each in tree_leaves((args, kwargs))):
+    elif not _has_meta((args, kwargs)):
         raise RuntimeError(f"{_said(module, names)}, and cannot be run: {_WAYS}")
+
+
+def _has_meta(value: Any) -> bool:
+    """Whether there is a tensor on the meta device, as those are given that only want to know shapes."""
+    if isinstance(value, Mapping):  # also those that pytrees do not look into
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_has_meta, value))
+    return any(isinstance(each, torch.Tensor) and each.device.type == "meta" for each in tree_leaves(value))
 
 
 def _warn_of_state_dict(module: torch.nn.Module, prefix: str, keep_vars: bool) -> None:
     if recorder() is None and (names := _on_meta(module)):
         text = f"{_said(module, names)}; its state dict has tensors on the meta device in their places: {_WAYS}"
-        warnings.warn(text, DeferredWarning, stacklevel=3)
+        warn(text, DeferredWarning)
 
 
 def _refuse_load_state_dict(
@@ -190,6 +199,10 @@ def _refuse_load_state_dict(
             f"{_said(module, lost)}, so load_state_dict has nothing to copy into: call load_state_dict(..., "
             "assign=True), or tritonparam.load(model, path), or tritonparam.materialize(model, seed=...) first"
         )
+
+
+def _unguard_loaded(module: torch.nn.Module, _: Any) -> None:
+    unguard(module)
 
 
 def _is_meta(value: Any) -> bool:
@@ -211,7 +224,7 @@ def _on_meta(module: torch.nn.Module) -> list[str]:
 
 def _without_values(module: torch.nn.Module) -> list[str]:
     """The names of parameters and buffers that have no values; memory that `to_empty` made has none yet."""
-    return [name for name, tensor in _named(module) if awaits_values(tensor)]
+    return [name for name, tensor in _named(module) if tensor.numel() and awaits_values(tensor)]
 
 
 def _awaits_values(module: torch.nn.Module) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 
 import torch
 
-from tritonparam._arguments import checked_bool, shown
+from tritonparam._arguments import checked_bool, shown, warn
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module.blueprint import Blueprint, awaits_values
 from tritonparam.module.declaration import Declaration, Survey, check_module, check_written, surveyed, unwritten
@@ -87,7 +86,7 @@ def param_init_fn(
         if strict:
             check_written(zeros)
         elif names := ", ".join(each.name for each in zeros if each.kind != "attribute"):
-            warnings.warn(f"elements that were never written are 0: {names}", stacklevel=2)
+            warn(f"elements that were never written are 0: {names}")
         survey.settle()
         return _OneByOne(model, survey, zeros, seed, device, dtype, backend)
 
