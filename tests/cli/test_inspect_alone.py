@@ -1,4 +1,4 @@
-"""inspect of a folder that says nothing of what should be there: statistics, and what is wrong whatever it should be."""
+"""inspect of a folder that says nothing of what should be there: statistics, and what is wrong in any case."""
 
 from __future__ import annotations
 
