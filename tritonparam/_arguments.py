@@ -68,7 +68,9 @@ def got(value: object) -> str:
         >>> got("w")
         "got 'w' of type str"
     """
-    return f"got {shown(value)} of type {type(value).__name__[:100]}"
+    kind = type(value).__name__[:100]
+    ours = kind in ("Parameter", "Tensor") and type(value).__module__.startswith("torch")
+    return f"got {shown(value)} of type {'torch.' if ours else ''}{kind}"
 
 
 def few(values: Sequence[object], most: int) -> str:

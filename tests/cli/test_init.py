@@ -307,7 +307,7 @@ def test_a_bad_config_is_a_usage_error(run: Run, tmp_path: Path, text: str, mess
         (["init", ".", "--out", "m"], 2, "is a folder without config.json"),
         (["init", "no.such.module:f", "--out", "m"], 2, "No module named"),
         (["init", "MODULE:absent", "--out", "m"], 2, "absent"),
-        (["init", "MODULE:number", "--out", "m"], 2, "must name a callable, got int"),
+        (["init", "MODULE:number", "--out", "m"], 2, "must name a class or function that builds a model, got int"),
         (["init", "MODULE:wrong", "--out", "m"], 2, "must return a torch.nn.Module, got int"),
         (["init", "MODULE:fails", "--out", "m"], 1, "RuntimeError: no such luck"),
         (["init", TINY, "--out", "/proc/m"], 1, "/proc/m"),

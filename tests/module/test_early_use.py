@@ -221,6 +221,13 @@ def test_warnings_that_are_errors_change_nothing():
         assert each[1].weight.is_meta
 
 
+def test_another_dtype_for_what_is_real_is_told():
+    model = materialize(deferred_init(built), seed=1)
+    with pytest.warns(KeptWarning, match=r"did nothing: 0.weight, .* real already, and of another dtype"):
+        materialize(model, seed=1, dtype="bf16")
+    assert model[0].weight.dtype is torch.float32
+
+
 def test_a_warning_names_the_line_of_the_caller():
     with pytest.warns(KeptWarning) as told:
         materialize(built())

@@ -337,3 +337,12 @@ def test_ten_terabytes_take_no_memory_until_values_are_asked_for():
     grown = [after - earlier for after, earlier in zip(pages(), before, strict=True)]
     assert sum(each.nbytes for each in kept) == 20 * 10**13
     assert max(grown) < 2**24, grown
+
+
+def test_what_an_optimizer_wrote_into_a_lazy_parameter_is_lost_and_told():
+    parameter = normal()
+    optimizer = torch.optim.SGD([parameter.torch], lr=0.1)
+    (parameter.torch * 2).sum().backward()
+    optimizer.step()
+    with pytest.warns(UserWarning, match=r"what torch wrote into a lazy tensor is lost.*call init_data\(\) before"):
+        parameter.init_data()

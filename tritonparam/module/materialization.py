@@ -140,7 +140,7 @@ def materialize(
             _check_prefix(prefix)
             if device is not None:
                 checked_device(device, backend)
-            float_dtype(dtype)
+            wanted = float_dtype(dtype)
             survey = surveyed(module, prefix, uninitialized=True)
             own = _chosen(survey.own, only, skip)
             kept = [each for each in own if each.history is None]
@@ -150,7 +150,7 @@ def materialize(
                 check_written(zeros)
             work = Materialization(survey.whole, [*own, *beyond], device, dtype, backend)
             chosen_seed = seed_or_default(seed)
-            warn_of_kept(module, kept, len(own), chosen_seed)
+            warn_of_kept(module, kept, len(own), chosen_seed, wanted)
             if names := ", ".join(each.name for each in zeros if each.kind != "attribute"):
                 warn(f"elements that were never written are 0: {names}")
             return _Prepared(chosen_seed, survey, own, beyond, set(kept), zeros, work)

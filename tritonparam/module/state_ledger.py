@@ -187,14 +187,16 @@ class KeptWarning(UserWarning):
     """`materialize` left parameters as they were that it may have been called for."""
 
 
-def warn_of_kept(module: torch.nn.Module, kept: Iterable[Declaration], count: int, seed: int) -> None:
-    """Warn of parameters that are real already, and do not have the values of `seed`.
+def warn_of_kept(
+    module: torch.nn.Module, kept: Iterable[Declaration], count: int, seed: int, dtype: torch.dtype | None
+) -> None:
+    """Warn of parameters that are real already, and do not have the values of `seed`, or are not of `dtype`.
 
     Args:
         module: The one that the names of the declarations are in.
         kept: Its tensors that are real.
         count: How many there are with those that are not.
-        seed: Of `materialize`.
+        seed, dtype: Of `materialize`.
     """
     of_others = [each for each in kept if each.kind == "parameter" and not is_made_beside(each.tensors[0])]
     rows = [_row(module, each) for each in of_others]
@@ -204,6 +206,12 @@ def warn_of_kept(module: torch.nn.Module, kept: Iterable[Declaration], count: in
         warn(
             f"{begin}{_told(given)} real already, and keep{'s' if len(given) == 1 else ''} the values. For those of "
             "the seed, build all of the module inside deferred_init()",
+            KeptWarning,
+        )
+    cast = [row.name for row in rows if row.name not in given and row.dtype.is_floating_point and row.dtype != dtype]
+    if cast and dtype is not None:
+        warn(
+            f"{begin}{_told(cast)} real already, and of another dtype; the module's `to` casts: to({dtype})",
             KeptWarning,
         )
     others = {row.name: row.seed for row in rows if row.seed not in (None, seed)}

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 import torch
 from torch.utils.hooks import RemovableHandle
 
+_WRITES = "_tritonparam_writes"
+
 
 def become(mine: torch.Tensor, other: torch.Tensor) -> None:
     """Make `mine` what `other` is; it stays the same object and keeps its attributes and hooks.
@@ -92,12 +94,18 @@ def _refuse_copy(*_: Any, **__: Any) -> NoReturn:
     )
 
 
+def was_written(storage: torch.Tensor) -> bool:
+    """Whether torch wrote into `storage` since `guard`, while it had no values."""
+    return storage.is_meta and storage._version != vars(storage).get(_WRITES, storage._version)
+
+
 def guard(storage: torch.Tensor) -> None:
     """Make `copy_`, with which `load_state_dict` writes, an error while `storage` has no values.
 
     On the meta device torch's own does nothing, so that what is loaded would be drawn over later.
     """
     if storage.is_meta:
-        storage.copy_ = _refuse_copy  # type: ignore[method-assign]
+        storage.__dict__ |= {"copy_": _refuse_copy, _WRITES: storage._version}
     elif vars(storage).get("copy_") is _refuse_copy:
         del storage.copy_
+        vars(storage).pop(_WRITES, None)

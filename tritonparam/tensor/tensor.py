@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tritonparam._arguments import got, shown
+from tritonparam._arguments import got, shown, warn
 from tritonparam._locks import across_forks
 from tritonparam.dtype import DType, DTypeLike, as_dtype
 from tritonparam.plan import Box, check_memory, check_strided, checked_device
@@ -19,7 +19,7 @@ from tritonparam.tensor.operators import Device, Operators, TorchTensor, unwrapp
 from tritonparam.tensor.registration import refuse_in_modules
 from tritonparam.tensor.slices import slice_box
 from tritonparam.tensor.storage import as_shape, copy_of_data, declare, empty, fit
-from tritonparam.tensor.swap import become, guard
+from tritonparam.tensor.swap import become, guard, was_written
 from tritonparam.tensor.writes import Writes
 
 if TYPE_CHECKING:
@@ -54,6 +54,10 @@ def realize(
         if not work:
             return
         place = checked_device(device, backend)
+        lost = [tensor for tensor, _ in work if was_written(tensor._torch)]
+        if lost:
+            many = "a lazy tensor" if len(lost) == 1 else f"{len(lost)} lazy tensors"
+            warn(f"what torch wrote into {many} is lost, as by an optimizer: call init_data() before training")
         writes = Writes()
         outs = []
         for tensor, law in work:

@@ -182,8 +182,10 @@ def _build_target(target: str, text: str) -> torch.nn.Module:
         raise UsageError(f"SPEC {text!r}: {error}") from None
     except (Exception, SystemExit) as error:
         raise CheckpointError(f"importing {module_name} for SPEC {text!r} failed: {reason(error)}") from error
-    if not callable(function):
-        raise UsageError(f"SPEC {text!r} must name a callable, got {type(function).__name__}")
+    if not callable(function) or isinstance(function, torch.nn.Module):
+        raise UsageError(
+            f"SPEC {text!r} must name what builds a model, a class or a function, got {type(function).__name__}"
+        )
     with constructing(text):
         module = function()
     if not isinstance(module, torch.nn.Module):
