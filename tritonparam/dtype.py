@@ -175,7 +175,9 @@ def _names(dtypes: Iterable[DType]) -> str:
 
 def _close(text: str) -> str:
     """A question whether a name that is close to `text` was meant; nothing where none is."""
-    found = difflib.get_close_matches(_plain(text[:40]), _BY_TEXT, 1)
+    plain = _plain(text[:40])
+    longer = [name for name in _BY_TEXT if plain and name.startswith(f"{plain}_")]
+    found = longer or difflib.get_close_matches(plain, _BY_TEXT, 1)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 

@@ -307,7 +307,7 @@ def test_a_bad_config_is_a_usage_error(run: Run, tmp_path: Path, text: str, mess
         (["init", ".", "--out", "m"], 2, "is a folder without config.json"),
         (["init", "no.such.module:f", "--out", "m"], 2, "No module named"),
         (["init", "MODULE:absent", "--out", "m"], 2, "absent"),
-        (["init", "MODULE:number", "--out", "m"], 2, "must name a class or function that builds a model, got int"),
+        (["init", "MODULE:number", "--out", "m"], 2, "must name what builds a model, a class or a function, got int"),
         (["init", "MODULE:wrong", "--out", "m"], 2, "must return a torch.nn.Module, got int"),
         (["init", "MODULE:fails", "--out", "m"], 1, "RuntimeError: no such luck"),
         (["init", TINY, "--out", "/proc/m"], 1, "/proc/m"),
@@ -373,7 +373,7 @@ def test_a_missing_extra_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "transformers", None)
     code, out, err = run("init", TINY, "--out", tmp_path / "m")
     assert (code, out) == (1, "")
-    assert "pip install 'tritonparam[hf]'" in err
+    assert "needs transformers, as in the extra hf: pip install it" in err
     assert err.count("\n") == 1
 
 

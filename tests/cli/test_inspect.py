@@ -359,7 +359,7 @@ def test_a_missing_matplotlib_is_named(run: Run, tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = run("inspect", folder, "--plot", tmp_path / "p.png")
     assert code == 1
-    assert "pip install 'tritonparam[plot]'" in err
+    assert "--plot needs matplotlib, as in the extra plot: pip install it" in err
     assert not (tmp_path / "p.png").exists()
 
 

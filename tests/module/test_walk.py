@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from tests.module.deferred_models import drawn
-from tritonparam import Normal, declarations, deferred_init, materialize
+from tritonparam import Normal, Parameter, declarations, deferred_init, materialize
+from tritonparam.initializer import initializer
 
 
 @dataclass
@@ -236,3 +237,11 @@ def test_lazy_modules_stay_uninitialized_on_the_device_asked_for():
         module = nn.Sequential(nn.LazyLinear(3))
     with pytest.raises(ValueError, match=r"never written: 0\.weight"):
         declarations(module)
+
+
+def test_the_torch_of_a_lazy_parameter_is_told():
+    own = Parameter(initializer("ones", [2, 2]), name="w")
+    module = nn.Linear(2, 2)
+    module.weight = own.torch
+    with pytest.raises(ValueError, match=r"weight \(of a lazy Parameter: call its init_data\(\) first\)"):
+        materialize(module)

@@ -16,6 +16,7 @@ from tritonparam.cli.examples import (
     INIT_EXAMPLES,
     INSPECT_EXAMPLES,
     PLAN_EXAMPLES,
+    PLAN_SPEC_HELP,
     SPEC_HELP,
     WARMUP_EXAMPLES,
 )
@@ -65,7 +66,7 @@ def init(
         typer.Option(
             "--callable",
             metavar="NAME",
-            help="Only to repeat a record of package.module:callable: the same name again, which allows it to be run.",
+            help="To repeat a record of package.module:callable with tensors without laws: its name, to let it run.",
         ),
     ] = None,
     seed: Annotated[
@@ -234,7 +235,7 @@ def inspect(
 
 @app.command(cls=Command, epilog=PLAN_EXAMPLES)
 def plan(
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_HELP, show_default=False)],
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help=PLAN_SPEC_HELP, show_default=False)],
     mesh: Annotated[
         str,
         typer.Option(

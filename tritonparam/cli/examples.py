@@ -6,6 +6,7 @@ SPEC_HELP = (
     "A Hugging Face config.json (of any name), a folder with one, package.module:callable returning a torch.nn.Module, "
     "or the tritonparam.json of an earlier run, to repeat it exactly."
 )
+PLAN_SPEC_HELP = SPEC_HELP.replace("an earlier run, to repeat it exactly.", "an earlier run of a config.")
 INIT_EXAMPLES = """[bold]Examples[/bold]
 
   tritonparam init examples/gpt2.json --out gpt2-seed0

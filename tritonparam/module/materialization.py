@@ -233,6 +233,8 @@ def _patterns(argument: str, patterns: Patterns | None) -> tuple[str, ...] | Non
     found = entries(argument, patterns, "a pattern of names or several")
     if not all(isinstance(pattern, str) for pattern in found):
         raise TypeError(f"{argument} must be a pattern of names or several, got {shown(patterns)}")
+    if not found:
+        raise ValueError(f"{argument} must be None or have a pattern of names, got {shown(patterns)}")
     return tuple(found)
 
 

@@ -16,9 +16,10 @@ from tritonparam.module.covers import recognize
 from tritonparam.module.tape import History, Piece, Version
 from tritonparam.module.traversal import Scripts, Spot, named_tensors, tensors_within
 from tritonparam.plan import View
-from tritonparam.tensor import is_dtensor
+from tritonparam.tensor import is_dtensor, is_of_lazy
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+_LAZY = " (of a lazy Parameter: call its init_data() first)"
 
 
 @dataclass(slots=True)
@@ -95,7 +96,7 @@ def walk(
                 if any(map(known, tensors_within(plain))):
                     wrapping.append(f"{name} ({type(plain).__name__})")
                 elif is_meta and kind != "attribute":
-                    lost.append(name)
+                    lost.append(f"{name}{_LAZY if is_of_lazy(plain) else ''}")
                 if is_meta or lazy or kind == "attribute":
                     continue
             collected.add(spot, plain, history)

@@ -15,7 +15,7 @@ from tritonparam.tensor.mesh import Cut, Held, Runs, cut_runs, dtensor_type, hel
 from tritonparam.tensor.operators import Device, TorchTensor
 from tritonparam.tensor.registration import refuse_in_modules
 from tritonparam.tensor.storage import as_shape, copy_of_data, declare, empty, fit
-from tritonparam.tensor.swap import become, exchange
+from tritonparam.tensor.swap import become, exchange, is_of_lazy
 from tritonparam.tensor.tensor import REALIZING, Tensor, realize
 from tritonparam.tensor.writes import Writes, cast_content, shares_memory
 
@@ -44,6 +44,7 @@ __all__ = [
     "fit",
     "held",
     "is_dtensor",
+    "is_of_lazy",
     "lazy_cast",
     "lazy_like",
     "mesh_box",

@@ -94,6 +94,11 @@ def _refuse_copy(*_: Any, **__: Any) -> NoReturn:
     )
 
 
+def is_of_lazy(storage: torch.Tensor) -> bool:
+    """Whether this is the `.torch` of what is lazy."""
+    return _WRITES in vars(storage)
+
+
 def was_written(storage: torch.Tensor) -> bool:
     """Whether torch wrote into `storage` since `guard`, while it had no values."""
     return storage.is_meta and storage._version != vars(storage).get(_WRITES, storage._version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -163,6 +163,14 @@ class Tensor(Operators["Tensor"]):
         become(self._torch, self._dressed(storage.detach()))
         guard(self._torch)
         self._law = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Only for what is not there: where torch's tensors have it, the error says so."""
+            has_it = not name.startswith("_") and hasattr(torch.Tensor, name)
+            hint = f"; its .torch has: .torch.{name}" if has_it else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}", name=name)
 
     def _real(self) -> TorchTensor:
         if self.has_init:

@@ -59,7 +59,7 @@ def _import_transformers() -> Any:
         transformers = importlib.import_module("transformers")
     except ImportError as error:
         raise CheckpointError(
-            f"a Hugging Face config needs transformers: pip install 'tritonparam[hf]' ({reason(error)})"
+            f"a Hugging Face config needs transformers, as in the extra hf: pip install it ({reason(error)})"
         ) from None
     transformers.utils.logging.set_verbosity_error()
     return transformers

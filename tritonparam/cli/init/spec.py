@@ -104,6 +104,8 @@ def read_spec(text: str) -> Spec | Record:
         is_file = path.exists()
     except OSError as error:
         raise UsageError(f"SPEC {text!r} cannot be read: {error.strerror}") from None
+    if is_file and path.suffix == ".py":
+        raise UsageError(f"SPEC must name what builds a model in {text}, as {path.stem}:NAME, got {text!r} alone")
     if is_file:
         return _read_file(path)
     if CALLABLE.fullmatch(text):
@@ -177,6 +179,8 @@ def _build_target(target: str, text: str) -> torch.nn.Module:
         for attribute in attributes.split("."):
             function = getattr(function, attribute)
     except ModuleNotFoundError as error:
+        if error.name is not None and not f"{module_name}.".startswith(f"{error.name}."):
+            raise CheckpointError(f"importing {module_name} for SPEC {text!r} failed: {error}") from None
         raise UsageError(f"SPEC {text!r}: {error}") from None
     except AttributeError as error:
         raise UsageError(f"SPEC {text!r}: {error}") from None

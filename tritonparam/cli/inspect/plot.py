@@ -69,7 +69,7 @@ def check_plot(path: Path) -> None:
     try:
         importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise CheckpointError(f"--plot needs matplotlib: pip install 'tritonparam[plot]' ({error})") from None
+        raise CheckpointError(f"--plot needs matplotlib, as in the extra plot: pip install it ({error})") from None
 
 
 def plot_inspection(inspection: Inspection, path: Path, title: str) -> None:

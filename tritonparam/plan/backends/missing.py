@@ -8,8 +8,6 @@ import logging
 
 _SLOW_FROM = 1 << 24  # random elements, which the definition makes in a second or two
 
-_INSTALLS = {"numba": "'tritonparam[cpu]'"}
-
 _log = logging.getLogger("tritonparam")
 
 
@@ -29,7 +27,7 @@ def require(what: str, package: str) -> None:
         ImportError: It is not installed; the message says how to install it.
     """
     if not is_installed(package):
-        raise ImportError(f"{what} the package {package}: pip install {_INSTALLS.get(package, package)}")
+        raise ImportError(f"{what} the package {package}: pip install {package}")
 
 
 def tell_of_compiled_loops(elements: int) -> None:
@@ -46,4 +44,4 @@ def tell_of_compiler(error: str) -> None:
 
 @functools.cache
 def _tell() -> None:
-    _log.warning("NumPy makes the values, which is slow: pip install %s for compiled loops", _INSTALLS["numba"])
+    _log.warning("NumPy makes the values, which is slow: pip install numba for compiled loops")
