@@ -93,7 +93,8 @@ def test_a_release_is_published_by_its_tag_and_without_a_token() -> None:
     found = workflow("release")
     assert found[True] == {"push": {"tags": ["v*"]}}
     assert found["permissions"] == {"contents": "read"}
-    assert 'TAG="${GITHUB_REF_NAME}"' in commands(found)[0]
+    assert commands(found)[0] == "make check PYTHON=python"
+    assert 'TAG="${GITHUB_REF_NAME}"' in commands(found)[1]
     publish = found["jobs"]["publish"]
     assert publish["needs"] == "build"
     assert publish["permissions"] == {"id-token": "write"}

@@ -238,7 +238,7 @@ def _note(module: torch.nn.Module, names: Iterable[str], row: LedgerRow) -> None
     for name in names:
         owner, local = _owner(module, name)
         group: dict[str, Any] = owner._parameters if local in owner._parameters else owner._buffers
-        if (tensor := group.get(local)) is not None and not is_lazy(tensor):
+        if local in group and (tensor := group[local]) is not None and not is_lazy(tensor):
             with _lock:
                 _notes.setdefault(owner, {})[local] = _Note(row, tuple(tensor.shape), id(tensor), type(tensor))
 

@@ -54,8 +54,7 @@ def realize(
         if not work:
             return
         place = checked_device(device, backend)
-        lost = [tensor for tensor, _ in work if was_written(tensor._torch)]
-        if lost:
+        if lost := [tensor for tensor, _ in work if was_written(tensor._torch)]:
             many = "a lazy tensor" if len(lost) == 1 else f"{len(lost)} lazy tensors"
             warn(f"what torch wrote into {many} is lost, as by an optimizer: call init_data() before training")
         writes = Writes()
@@ -168,8 +167,7 @@ class Tensor(Operators["Tensor"]):
 
         def __getattr__(self, name: str) -> NoReturn:
             """Only for what is not there: where torch's tensors have it, the error says so."""
-            has_it = not name.startswith("_") and hasattr(torch.Tensor, name)
-            hint = f"; its .torch has: .torch.{name}" if has_it else ""
+            hint = f"; its .torch has: .torch.{name}" if name[:1] != "_" and hasattr(torch.Tensor, name) else ""
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}", name=name)
 
     def _real(self) -> TorchTensor:
