@@ -122,4 +122,5 @@ if not TYPE_CHECKING:
             ("CheckpointError", "CheckpointNotFoundError", "LoadReport", "SaveReport", "load", "save"), "checkpoint"
         )
         | dict.fromkeys(("Fingerprint", "ReplicaDifference", "check_replicas", "fingerprint"), "distributed"),
+        elsewhere=("initializer", "dtype"),
     )

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 _LONGEST = 240  # characters of one value: three of them and a sentence stay below 1,000
+_LONGEST_NAME = 40  # characters of a name that others are compared with
 _LONGEST_INT = 256  # bits, of an int that is written out
 _INT = frozenset((int,))
 _INNER = frozenset(("tritonparam", "torch", "contextlib", "functools"))
@@ -82,6 +83,19 @@ def few(values: Sequence[object], most: int) -> str:
     """
     more = f" and {len(values) - most} more" if len(values) > most else ""
     return ", ".join(map(str, values[:most])) + more
+
+
+def did_you_mean(text: str, names: Iterable[str]) -> str:
+    """The end of an error about a name that there is not: the one that is most like it; "" where none is.
+
+    Examples:
+        >>> did_you_mean("insepct", ["init", "inspect"]), did_you_mean("x", ["init"])
+        ("; did you mean 'inspect'?", '')
+    """
+    from difflib import get_close_matches  # takes time, which only errors have
+
+    close = get_close_matches(text[:_LONGEST_NAME], list(names), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:

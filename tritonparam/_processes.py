@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tritonparam._arguments import few, got, shown
+from tritonparam._arguments import checked_bool, few, got, shown
 from tritonparam._meeting import BEATS, ERROR, LONGEST, VALUE, ProcessesError, Result, Round, Session, bounded
 
 DEADLINE = 300.0  # seconds
@@ -103,6 +103,19 @@ class Processes:
         return cls(rank, size, deadline, session)
 
     @classmethod
+    def comparing(cls, check: bool, group: Any, deadline: float) -> Processes:
+        """Those of `group` that compare, if they are to `check`; else this process alone, which says nothing.
+
+        Raises:
+            TypeError, ValueError: An argument is none of its kind, or out of range.
+        """
+        checked_bool("check", check)
+        check_deadline("deadline", deadline)
+        if group is not None:
+            checked_group(group)
+        return cls.of(group, deadline) if check else cls()
+
+    @classmethod
     def among(cls, ranks: Sequence[int], deadline: float = DEADLINE) -> Processes:
         """Some of the processes of torch.distributed, of which no group has to be made.
 
@@ -183,7 +196,8 @@ class Processes:
             ProcessesError: As for `gather`; `call` raised elsewhere, and the error says where and what.
         """
         try:
-            payload = call()
+            with self.working():
+                payload = call()
         except BaseException as error:
             self.leave(error, what)
             raise
@@ -194,8 +208,7 @@ class Processes:
         results = []
 
         def kept() -> bytes:
-            with self.working():
-                results.append(call())
+            results.append(call())
             return b""
 
         self.exchange(kept, what)

@@ -9,14 +9,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 
-from tritonparam._arguments import shown
+from tritonparam._arguments import did_you_mean, shown
 
 # The class below has an attribute called torch, which hides the module from its annotations.
 TorchDType = torch.dtype
@@ -177,8 +176,7 @@ def _close(text: str) -> str:
     """A question whether a name that is close to `text` was meant; nothing where none is."""
     plain = _plain(text[:40])
     longer = [name for name in _BY_TEXT if plain and name.startswith(f"{plain}_")]
-    found = longer or difflib.get_close_matches(plain, _BY_TEXT, 1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return did_you_mean(longer[0] if longer else plain, _BY_TEXT)
 
 
 def as_float(dtype: DTypeLike, argument: str = "dtype") -> torch.dtype:
@@ -212,3 +210,7 @@ def float_dtype(dtype: DTypeLike | None) -> torch.dtype | None:
         (torch.bfloat16, None)
     """
     return None if dtype is None else as_float(dtype)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_DTYPES, "DType", "DTypeLike", "as_dtype"])

@@ -19,6 +19,7 @@ from tritonparam.checkpoint.errors import CheckpointError, CheckpointNotFoundErr
 from tritonparam.checkpoint.files import (
     INDEX_NAME,
     RECORD_NAME,
+    TORCH_ENDINGS,
     Extent,
     encode_header,
     hash_tensor,
@@ -32,7 +33,7 @@ from tritonparam.checkpoint.loading import load
 from tritonparam.checkpoint.matching import LoadReport
 from tritonparam.checkpoint.progress import ProgressBar, check_progress
 from tritonparam.checkpoint.saving import SaveReport, save
-from tritonparam.checkpoint.shards import find_files, in_groups, index_text, shard_names
+from tritonparam.checkpoint.shards import find_files, in_groups, index_text, not_fetched, shard_names
 from tritonparam.checkpoint.stored import Checkpoint, StoredTensor, whole_box
 from tritonparam.checkpoint.targets import Slot, Target, listed, slots_of
 from tritonparam.checkpoint.units import dtype_name, format_size, parse_dtype, parse_size
@@ -41,6 +42,7 @@ __all__ = [
     "INDEX_NAME",
     "METADATA_KEY",
     "RECORD_NAME",
+    "TORCH_ENDINGS",
     "Checkpoint",
     "CheckpointError",
     "CheckpointNotFoundError",
@@ -69,6 +71,7 @@ __all__ = [
     "lay_out",
     "listed",
     "load",
+    "not_fetched",
     "parse_dtype",
     "parse_json_object",
     "parse_size",

@@ -33,6 +33,7 @@ CHUNK = 1 << 24
 INDEX_NAME = "model.safetensors.index.json"
 WHOLE_NAME = "model.safetensors"
 RECORD_NAME = "tritonparam.json"  # of what `tritonparam init` wrote
+TORCH_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")  # of files of torch.save
 _MAX_HEADER = 100_000_000
 _PROTOCOLS = (b"\x02", b"\x03", b"\x04", b"\x05")  # of pickles
 _LONGEST_NAME = 100  # characters

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tritonparam._arguments import checked_bool
-from tritonparam._processes import DEADLINE, Processes, check_deadline, checked_group
+from tritonparam._processes import DEADLINE, Processes
 from tritonparam.checkpoint.disk import as_path
 from tritonparam.checkpoint.joint import facts_of_load
 from tritonparam.checkpoint.matching import LoadReport, Match, check_landing
@@ -117,11 +117,7 @@ def load(
         ...     print(tritonparam.load(model, f"{folder}/linear", dtype=torch.bfloat16), model.weight.dtype)
         2 loaded torch.bfloat16
     """
-    checked_bool("check", check)
-    check_deadline("deadline", deadline)
-    if group is not None:
-        checked_group(group)
-    processes = Processes.of(group, deadline) if check else Processes()
+    processes = Processes.comparing(check, group, deadline)
     with recording_paused(), torch.inference_mode(False), torch.no_grad(), contextlib.ExitStack() as files:
 
         def prepare() -> _Prepared:

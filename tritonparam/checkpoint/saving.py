@@ -19,7 +19,7 @@ from tritonparam._processes import DEADLINE, Processes, check_deadline
 from tritonparam.checkpoint.assembly import OPTION, Assembly
 from tritonparam.checkpoint.disk import as_path, replace_file, shown, write_file
 from tritonparam.checkpoint.errors import CheckpointError, UsageError
-from tritonparam.checkpoint.files import is_tensor_name, is_text
+from tritonparam.checkpoint.files import TORCH_ENDINGS, is_tensor_name, is_text
 from tritonparam.checkpoint.joint import BOXES, NOTHING, WHOLE, Held, Offer, Team, divide
 from tritonparam.checkpoint.outgoing import ByteStream, Outgoing, Part, ShardFile
 from tritonparam.checkpoint.progress import ProgressBar, check_progress
@@ -31,7 +31,6 @@ from tritonparam.module import recording_paused
 from tritonparam.plan import check_memory
 from tritonparam.tensor import REALIZING, Tensor, lazy_like, realize
 
-_TORCH_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
 _RESERVED = ("format", SHARDING_KEY, "DCP_VERSION")
 
 
@@ -217,7 +216,7 @@ class _Work:
 
 def _out(path: str | os.PathLike[str]) -> Path:
     out = as_path(path)
-    if out.suffix in _TORCH_ENDINGS:
+    if out.suffix in TORCH_ENDINGS:
         raise ValueError(
             f"path must be a folder to make, or end in .safetensors, which is what save writes, got "
             f"{briefly(str(path))}: say {out.stem[:100] + '.safetensors'!r}, or write torch's own format by torch.save"
@@ -341,7 +340,7 @@ def _save_together(
 
     def written() -> bytes:
         try:
-            with processes.working(), ProgressBar.of("saving", part.nbytes, progress) as bar:
+            with ProgressBar.of("saving", part.nbytes, progress) as bar:
                 if processes.rank != 0:
                     assembly.begin(identity, joining=True)
                 return b"complete" if _write(part, files, assembly, bar) else b""

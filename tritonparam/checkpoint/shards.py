@@ -10,15 +10,17 @@ from typing import Protocol, TypeVar
 
 from tritonparam._arguments import few, shown
 from tritonparam.checkpoint.errors import CheckpointError, CheckpointNotFoundError
-from tritonparam.checkpoint.files import INDEX_NAME, WHOLE_NAME, not_read
+from tritonparam.checkpoint.files import INDEX_NAME, TORCH_ENDINGS, WHOLE_NAME, not_read
 from tritonparam.checkpoint.json_files import read_json_object
 
 _SHARDS = "shard-*-model-*.safetensors"
 _NUMBERED = re.compile(r"-\d+-of-\d+")
 _MAX_CONTAINERS = 10_000  # arrays and objects in an index, which needs three
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_ENDINGS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".png", ".py")
 _PICKLE = "a pickle"
 _UNREAD = {
-    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt"), _PICKLE),
+    **dict.fromkeys(TORCH_ENDINGS, _PICKLE),
     ".distcp": "of torch.distributed.checkpoint, partly pickled",
     ".gguf": "of llama.cpp",
 }
@@ -69,6 +71,18 @@ def index_text(files: Mapping[str, str], parameters: int, nbytes: int) -> str:
     return json.dumps({"metadata": metadata, "weight_map": dict(files)}, indent=2) + "\n"
 
 
+def not_fetched(text: str, what: str) -> str:
+    """The end of an error about a name that is no path: of the hub, if it looks like that, nothing is fetched.
+
+    Examples:
+        >>> not_fetched("gpt2", "its config.json"), not_fetched("gpt2.json", "its config.json")
+        ('; names of the hub are not fetched: download its config.json and give its path', '')
+    """
+    if not _HUB_NAME.fullmatch(text) or text.endswith(_ENDINGS) or set(text) <= {"."}:
+        return ""
+    return f"; names of the hub are not fetched: download {what} and give its path"
+
+
 def find_files(path: Path, *, missing: bool = False) -> tuple[list[Path], dict[str, Path] | None]:
     """The files of the checkpoint at `path`, and which of them has which tensor where an index says so.
 
@@ -91,9 +105,7 @@ def find_files(path: Path, *, missing: bool = False) -> tuple[list[Path], dict[s
             return _files_in(path), None
         path = index
     if not path.exists():
-        is_name = not path.is_absolute() and not path.suffix and len(path.parts) <= 2  # as those of a hub are
-        hint = "; names of a hub are not fetched: download the files and give their folder" if is_name else ""
-        raise CheckpointNotFoundError(f"{path} does not exist{hint}", path)
+        raise CheckpointNotFoundError(f"{path} does not exist{not_fetched(str(path), 'the checkpoint')}", path)
     if path.suffix != ".json":
         return [path], None
     weight_map = read_index(path)

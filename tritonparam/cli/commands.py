@@ -207,7 +207,7 @@ def inspect(
 
     On a terminal the table has its width, where some columns may be left out; elsewhere it has all of them.
     """
-    from tritonparam.checkpoint import ProgressBar, UsageError
+    from tritonparam.checkpoint import ProgressBar
     from tritonparam.cli.inspect import inspect_checkpoint, inspection_json, print_inspection, stored_bytes
 
     if plot is not None:
@@ -218,9 +218,7 @@ def inspect(
         nbytes = stored_bytes(folder)
         imported()
         with ProgressBar("reading", nbytes, quiet=quiet or as_json) as progress:
-            inspection = inspect_checkpoint(folder, progress.advance, spec)
-        if quiet and not inspection.source:
-            raise UsageError(f"{folder} has no tritonparam.json and no config.json: name its model by --spec")
+            inspection = inspect_checkpoint(folder, progress.advance, spec, must_compare=quiet)
         if as_json:
             typer.echo(inspection_json(inspection, folder, only_failures=only_failures))
         elif not quiet:

@@ -20,9 +20,9 @@ from tritonparam.checkpoint import (
     ProgressBar,
     UsageError,
     dtype_name,
+    not_fetched,
     whole_box,
 )
-from tritonparam.cli.options import not_fetched
 from tritonparam.cli.record import RECORD_KEY, parse_record, read_json
 from tritonparam.distributed import digest_of_stored
 from tritonparam.plan import Box, box_of_box, cut_boxes

@@ -12,8 +12,6 @@ from tritonparam._arguments import shown
 
 _MOST_SHOWN = 40  # characters of a number
 _LEAST_SIZE = 1000  # bytes, of a size without a unit: smaller ones are meant in another unit
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_ENDINGS = (".json", ".safetensors", ".bin", ".pt", ".pth", ".png", ".py")
 
 
 def whole(argument: str, allowed: str, low: int = 0, high: int | None = None) -> Callable[[str], int]:
@@ -76,10 +74,10 @@ def new_folder(argument: str) -> Callable[[str], Path]:
     read = path(argument)
 
     def read_folder(text: str) -> Path:
-        from tritonparam.checkpoint import UsageError
+        from tritonparam.checkpoint import TORCH_ENDINGS, UsageError
 
         found = read(text)
-        if found.suffix in (".safetensors", ".pt", ".pth", ".bin", ".ckpt"):
+        if found.suffix in (".safetensors", *TORCH_ENDINGS):
             raise UsageError(f"{argument} must name a folder, got {text!r}: its files are called model*.safetensors")
         return found
 
@@ -125,18 +123,6 @@ def all_of(*checks: Callable[[], Any]) -> list[Any]:
     if errors:
         raise errors[0] if len(errors) == 1 else UsageError("; and ".join(map(str, errors)))
     return found
-
-
-def not_fetched(text: str, what: str) -> str:
-    """The end of an error about a name that is no path: of the hub, if it looks like that, nothing is fetched.
-
-    Examples:
-        >>> not_fetched("gpt2", "its config.json"), not_fetched("gpt2.json", "its config.json")
-        ('; names of the hub are not fetched: download its config.json and give its path', '')
-    """
-    if not _HUB_NAME.fullmatch(text) or text.endswith(_ENDINGS) or set(text) <= {"."}:
-        return ""
-    return f"; names of the hub are not fetched: download {what} and give its path"
 
 
 def _wrong(argument: str, allowed: str, text: str) -> Exception:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import re
 import sys
@@ -51,11 +50,10 @@ class Group(TyperGroup):
             UsageError: There is none of that name.
         """
         if args and not args[0].startswith("-") and args[0] not in self.commands:
-            from tritonparam._arguments import shown
+            from tritonparam._arguments import did_you_mean, shown
             from tritonparam.checkpoint import UsageError
 
-            close = difflib.get_close_matches(args[0][:40], self.commands, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(args[0], self.commands)
             raise UsageError(f"COMMAND must be one of {', '.join(self.commands)}, got {shown(args[0])}{hint}")
         return super().resolve_command(ctx, args)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from numbers import Real
 from types import ModuleType
 
 import numpy as np
 
-from tritonparam._arguments import got, shown
+from tritonparam._arguments import did_you_mean, got, shown
 from tritonparam.dtype import DTypeLike, float32
 from tritonparam.initializer.initializers import (
     Constant,
@@ -97,8 +96,7 @@ def initializer(
             raise TypeError(f"init must say its sparsity, such as Sparse(0.1), got {shown(init)}")
         found = _ALIASES.get(init.lower())
         if found is None:
-            close = get_close_matches(init.lower(), _ALIASES, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(init.lower(), _ALIASES)
             raise ValueError(f"init must be one of {', '.join(_ALIASES)}, got {shown(init)}{hint}")
         init = found()
     elif isinstance(init, (Real, np.bool_)):

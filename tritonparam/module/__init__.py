@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tritonparam._lazy import public_names
 from tritonparam.module.declaration import BoxLaw, Declaration, check_written, declarations, declared, surveyed
-from tritonparam.module.making import Facts, agreed, facts_of, held_of
+from tritonparam.module.making import Facts, agreed, fact, facts_of, held_of
 from tritonparam.module.materialization import Materialization, materialize, shown_by
 from tritonparam.module.recording import DeferredWarning, deferred_init, recording_paused, unguard
 from tritonparam.module.source import Elements, Source
@@ -33,6 +33,7 @@ __all__ = [
     "declarations",
     "declared",
     "deferred_init",
+    "fact",
     "facts_of",
     "held_of",
     "ledger",

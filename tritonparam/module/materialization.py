@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from tritonparam._arguments import checked_bool, entries, few, got, shown, warn
-from tritonparam._processes import DEADLINE, Processes, check_deadline, checked_group
+from tritonparam._processes import DEADLINE, Processes
 from tritonparam._program import memory_peak
 from tritonparam.dtype import DTypeLike, float_dtype
 from tritonparam.module.declaration import Declaration, Survey, check_module, check_written, surveyed, unwritten
@@ -126,11 +126,7 @@ def materialize(
         torch.bfloat16
     """
     begin = time.perf_counter()
-    checked_bool("check", check)
-    check_deadline("deadline", deadline)
-    if group is not None:
-        checked_group(group)
-    processes = Processes.of(group, deadline) if check else Processes()
+    processes = Processes.comparing(check, group, deadline)
     with recording_paused(), torch.inference_mode(False), torch.no_grad():
 
         def prepare() -> _Prepared:
@@ -153,7 +149,7 @@ def materialize(
             warn_of_kept(module, kept, len(own), chosen_seed, wanted)
             if names := ", ".join(each.name for each in zeros if each.kind != "attribute"):
                 warn(f"elements that were never written are 0: {names}")
-            return _Prepared(chosen_seed, survey, own, beyond, set(kept), zeros, work)
+            return _Prepared(chosen_seed, survey, own, beyond, zeros, work)
 
         def facts(found: _Prepared) -> tuple[int, Facts]:
             made = [each for each in (*found.own, *found.beyond) if each.history is not None]
@@ -162,15 +158,14 @@ def materialize(
             return found.seed, facts_of({each: each.dtype_in(chosen) for each in made}, left_out)
 
         found = agreed(processes, "materialize", prepare, facts) if check else prepare()
-        chosen_seed, survey, own, beyond, kept, zeros, work = found
+        chosen_seed, survey, own, beyond, zeros, work = found
         held_beyond = [each for each in (*own, *beyond) if len(each.full_names) > 1 + len(each.aliases)]
         holder = (survey.whole, None) if held_beyond else (module, survey.scripts)
 
         def become() -> None:
             work.take_over(*holder)
             for owner, group in ((module, own), (survey.whole, beyond)):
-                deferred = [each for each in group if each not in kept] if kept else group
-                made = dict.fromkeys(deferred, "initialized")
+                made = {each: "initialized" for each in group if each.history}
                 note_made(owner, made, zeros, chosen_seed)
                 if held_beyond:
                     note_made(survey.whole, made, zeros, chosen_seed, by_full_names=True)
@@ -190,13 +185,12 @@ def _of_same_storages(others: Iterable[Declaration], own: Iterable[Declaration])
 
 
 class _Prepared(NamedTuple):
-    """What `materialize` is about to make: of the module, of the whole beyond it; what stays, and what of it is 0."""
+    """What `materialize` is about to make: of the module, of the whole beyond it, and what of that is 0."""
 
     seed: int
     survey: Survey
     own: list[Declaration]
     beyond: list[Declaration]
-    kept: set[Declaration]
     zeros: list[Declaration]
     work: Materialization
 

@@ -23,6 +23,7 @@ from tritonparam.module.traversal import child_of, unwrapped
 
 STATES = ("declared", "initialized", "loaded", "cloned", "given")
 _TOLD = 5  # names in a warning
+_BLANK = "never written: 0"
 _COLUMNS = ("name", "kind", "shape", "dtype", "state", "law", "key", "why")
 _lock = across_forks()
 _notes: Any = WeakIdKeyDictionary()
@@ -178,8 +179,7 @@ def note_made(
         else:
             sources, is_blank = _drawn_from(each), each in blank
             is_clone = state == "initialized" and not is_blank and _is_clone(each, sources)
-            why = "never written: 0" if is_blank else None
-            row = _declared_row(each, sources, "cloned" if is_clone else state, why, seed)
+            row = _declared_row(each, sources, "cloned" if is_clone else state, _BLANK if is_blank else None, seed)
         _note(module, each.full_names if by_full_names else (each.name, *each.aliases), row)
 
 
@@ -237,7 +237,7 @@ def note_loaded(module: torch.nn.Module, names: Iterable[str]) -> None:
 def _note(module: torch.nn.Module, names: Iterable[str], row: LedgerRow) -> None:
     for name in names:
         owner, local = _owner(module, name)
-        group: dict[str, Any] = owner._parameters if local in owner._parameters else owner._buffers
+        group = owner._parameters if local in owner._parameters else owner._buffers
         if local in group and (tensor := group[local]) is not None and not is_lazy(tensor):
             with _lock:
                 _notes.setdefault(owner, {})[local] = _Note(row, tuple(tensor.shape), id(tensor), type(tensor))

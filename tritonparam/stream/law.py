@@ -50,9 +50,10 @@ class _ByKeyword:
     __slots__ = ()
 
     def __new__(cls, *values: object, **parameters: object) -> Self:
-        names = [name for name in cls.__dataclass_fields__ if name != "kind"]  # type: ignore[attr-defined]
-        others = [*map(got, values), *(f"got {name}" for name in parameters if name not in names)]
-        if others:
+        fields_of: dict[str, Any] = cls.__dataclass_fields__  # type: ignore[attr-defined]
+        if values or not parameters.keys() <= fields_of.keys():
+            names = [name for name in fields_of if name != "kind"]
+            others = [*map(got, values), *(f"got {name}" for name in parameters if name not in names)]
             wanted = ", ".join(f"{name}=..." for name in names)
             raise TypeError(
                 f"{cls.__name__} must get its parameters by name, {cls.__name__}({wanted}), {others[0]}; "

@@ -110,7 +110,7 @@ def guard(storage: torch.Tensor) -> None:
     On the meta device torch's own does nothing, so that what is loaded would be drawn over later.
     """
     if storage.is_meta:
-        storage.__dict__ |= {"copy_": _refuse_copy, _WRITES: storage._version}
+        vars(storage).update({"copy_": _refuse_copy, _WRITES: storage._version})
     elif vars(storage).get("copy_") is _refuse_copy:
         del storage.copy_
         vars(storage).pop(_WRITES, None)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 
 import torch
 
 from tritonparam.checkpoint.stored import Checkpoint, StoredTensor
 from tritonparam.checkpoint.targets import Slot
-from tritonparam.module import Facts, facts_of
+from tritonparam.module import Facts, fact, facts_of
 from tritonparam.stream import Law
 from tritonparam.tensor import Tensor
 
@@ -36,12 +35,11 @@ def facts_of_load(
     """
     facts: Facts = {name: None for slot in kept for name in slot.names}
     for slot, tensor in found.items():
-        fact = _fact(dtypes.get(slot, slot.dtype), slot.shape, _origin(stored, tensor))
-        facts |= dict.fromkeys(slot.names, fact)
+        own = fact(dtypes.get(slot, slot.dtype), slot.shape, _origin(stored, tensor))
+        facts |= dict.fromkeys(slot.names, own)
     for slot in drawn:
         if slot.lazy is not None:
-            fact = _fact(dtype or slot.dtype, slot.shape, _drawn(slot.lazy))
-            facts |= dict.fromkeys(slot.names, fact)
+            facts |= dict.fromkeys(slot.names, fact(dtype or slot.dtype, slot.shape, _drawn(slot.lazy)))
     declared = (slot.declaration for slot in drawn if slot.declaration is not None)
     return facts | facts_of({each: each.dtype_in(dtype) for each in declared}, ())
 
@@ -50,11 +48,6 @@ def _drawn(lazy: Tensor) -> bytes:
     """Key and law of a lazy tensor, or the kind of its pattern, which may have no words that are equal everywhere."""
     law = lazy._law
     return repr((lazy._key, law if isinstance(law, Law) else type(law).__qualname__)).encode()
-
-
-def _fact(dtype: torch.dtype, shape: tuple[int, ...], origin: bytes) -> tuple[str, str, str]:
-    digest = hashlib.blake2b(origin, digest_size=8).hexdigest()
-    return str(dtype).removeprefix("torch."), str(tuple(shape)), digest
 
 
 def _origin(stored: Checkpoint, tensor: StoredTensor) -> bytes:

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tritonparam.checkpoint import RECORD_NAME, CheckpointError, UsageError, parse_dtype, parse_json_object
+from tritonparam.checkpoint import RECORD_NAME, CheckpointError, UsageError, not_fetched, parse_dtype, parse_json_object
 from tritonparam.cli.init.config import RUNS_CODE, as_config, checked_config, keys_of, special_number
 from tritonparam.cli.init.hub_model import build_config, constructing, hub_files, reason
-from tritonparam.cli.options import not_fetched
 from tritonparam.cli.options import path as path_of
 from tritonparam.cli.record import CALLABLE, RECORD_KEY, Record, parse_record, read_json
 

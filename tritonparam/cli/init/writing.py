@@ -170,13 +170,12 @@ class _Run:
         """What is in each file, by its name; None for one that is to be written."""
 
         def looked() -> bytes:
-            with self.processes.working():
-                self.workspace.join()
-                found = {}
-                for shard in share(self.job, self.processes):
-                    digests = self.workspace.finished(shard.name, shard.extents())
-                    found[shard.name] = None if digests is None else asdict(self._read(shard, digests))
-                return json.dumps(found).encode()
+            self.workspace.join()
+            found = {}
+            for shard in share(self.job, self.processes):
+                digests = self.workspace.finished(shard.name, shard.extents())
+                found[shard.name] = None if digests is None else asdict(self._read(shard, digests))
+            return json.dumps(found).encode()
 
         found: dict[str, _Made | None] = {}
         for message in self.processes.exchange(looked, what):
@@ -203,7 +202,7 @@ class _Run:
             try:
                 self._compare(whole.digests)
                 self._check_room(missing, reused=bool(whole))
-                with self.processes.working(), Making(self.job, todo, device, backend) as making:
+                with Making(self.job, todo, device, backend) as making:
                     for shard in todo:
                         write_file(self.workspace.folder / shard.name, _parts(shard, making, self.progress))
                         own = making.digests(shard)

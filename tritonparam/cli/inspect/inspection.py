@@ -24,12 +24,12 @@ from tritonparam.checkpoint import (
     UsageError,
     dtype_name,
     find_files,
+    not_fetched,
     read_chunks,
     read_header,
 )
 from tritonparam.cli.inspect.expected import describe
 from tritonparam.cli.inspect.stats import TESTS, Group, Moments
-from tritonparam.cli.options import not_fetched
 from tritonparam.cli.record import Entry, Record, checkpoint_digest, parse_record, read_json
 from tritonparam.plan import Box, Sum, cut_boxes, sums
 from tritonparam.stream import fingerprint_digest, fingerprint_key, fingerprint_total, flat_index
@@ -46,7 +46,7 @@ class Report:
 
     Attributes:
         name: Its name.
-        dtype: Its dtype.
+        dtype: Its dtype; None for one that torch does not have.
         shape: Its shape.
         expected: What it should be drawn from, in words.
         moments: The statistics of all its numbers.
@@ -57,7 +57,7 @@ class Report:
     """
 
     name: str
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     shape: tuple[int, ...]
     expected: str
     moments: Moments = field(default_factory=Moments)
@@ -71,6 +71,11 @@ class Report:
         """ "ok", or what disagrees; "not compared" where nobody knows what it should be."""
         return "; ".join(self.problems) or ("not compared" if self.expected == NOT_KNOWN else "ok")
 
+    @property
+    def dtype_name(self) -> str:
+        """What its dtype is called; "" for one that torch does not have."""
+        return "" if self.dtype is None else dtype_name(self.dtype)
+
     def to_json(self) -> dict[str, Any]:
         """The report as a JSON object; NaN and missing statistics are null."""
         names = ("mean", "std", "low", "high")
@@ -78,7 +83,7 @@ class Report:
         return {
             "name": self.name,
             "shape": list(self.shape),
-            "dtype": dtype_name(self.dtype),
+            "dtype": self.dtype_name or None,
             "mean": numbers["mean"],
             "std": numbers["std"],
             "min": numbers["low"],
@@ -113,7 +118,11 @@ class Inspection:
 
 
 def inspect_checkpoint(
-    folder: Path, progress: Callable[[int], None] | None = None, spec: str | None = None
+    folder: Path,
+    progress: Callable[[int], None] | None = None,
+    spec: str | None = None,
+    *,
+    must_compare: bool = False,
 ) -> Inspection:
     """Compare every tensor in `folder` with what it should have been drawn from.
 
@@ -126,13 +135,16 @@ def inspect_checkpoint(
         folder: A folder with safetensors files. Without `spec`, a record or a configuration, or nothing is compared.
         progress: Called with the number of bytes of each piece read.
         spec: What its model is, as for `init`; None for what its folder says.
+        must_compare: Whether it is an error, before anything is read, where nothing is to be compared.
 
     Raises:
-        UsageError: There is no such checkpoint.
+        UsageError: There is no such checkpoint, or nothing says what it should hold.
         CheckpointError: A file is damaged, or the model of a configuration cannot be built.
     """
     stored = _stored(folder)
     entries, record, source = _expectations(folder, spec, stored)
+    if must_compare and not source:
+        raise UsageError(f"{folder} has no {RECORD_NAME} and no config.json: name its model by --spec")
     reports = []
     reads: list[Callable[[], None]] = []
     readers = _Readers(progress)
@@ -148,7 +160,7 @@ def inspect_checkpoint(
             reads.append(partial(_read, report, entry, names[0], *stored.tensors.pop(names[0]), readers.advance))
     if not source:
         for name, (_, why) in stored.unreadable.items():
-            reports.append(Report(name, torch.uint8, (), NOT_KNOWN, problems=[f"cannot be read: {why}"]))
+            reports.append(Report(name, None, (), NOT_KNOWN, problems=[f"cannot be read: {why}"]))
         stored.unreadable.clear()
     for name, (path, why) in stored.unreadable.items():
         raise CheckpointError(f"{path}: {shown(name)} is not in the model and cannot be read: {why}")
@@ -158,7 +170,7 @@ def inspect_checkpoint(
     _judge(reports, record)
     digest = total = None
     if all(report.digest for report in reports):
-        rows = {report.name: (report.dtype, report.shape) for report in reports}
+        rows = {report.name: (report.dtype, report.shape) for report in reports if report.dtype is not None}
         digest = checkpoint_digest(rows, {report.name: report.digest for report in reports})
         total = fingerprint_total(report.fingerprint for report in reports)
     return Inspection(reports, source, digest, total)
@@ -330,7 +342,7 @@ def _judge(reports: Sequence[Report], record: Record | None) -> None:
     pairs = max(1, len(reports) ** 2 / 2)
     digests = {} if record is None else record.digests
     prints = {} if record is None or record.fingerprint is None else record.fingerprint.tensors
-    seen: dict[tuple[torch.dtype, str], str] = {}
+    seen: dict[tuple[torch.dtype | None, str], str] = {}
     for report in reports:
         for group in report.groups:
             report.problems += group.problems(rate)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import typer
 
-from tritonparam.checkpoint import dtype_name
 from tritonparam.cli.inspect.inspection import FALSE_ALARM, Inspection, Report
 
 _TITLES = ("tensor", "shape", "dtype", "mean", "std", "min", "max", "expected", "verdict")
@@ -77,7 +76,7 @@ def _cells(report: Report, *, whole: bool) -> dict[str, str]:
     moments = report.moments
     numbers = (moments.mean, moments.std, moments.low, moments.high)
     verdict = report.verdict if whole or not report.problems else "wrong"
-    cells = [report.name, str(list(report.shape)), dtype_name(report.dtype)]
+    cells = [report.name, str(list(report.shape)), report.dtype_name]
     cells += [f"{number:.4g}" if moments.count else "-" for number in numbers]
     return {title: _plain(cell) for title, cell in zip(_TITLES, (*cells, report.expected, verdict), strict=True)}
 

@@ -5,7 +5,7 @@ Processes that are to make the same can agree on it before.
 
 from __future__ import annotations
 
-from tritonparam.module.making.agreement import Facts, agreed, facts_of
+from tritonparam.module.making.agreement import Facts, agreed, fact, facts_of
 from tritonparam.module.making.allocation import (
     Allocated,
     Views,
@@ -27,6 +27,7 @@ __all__ = [
     "allocate",
     "allocated_for",
     "deferred_storages",
+    "fact",
     "facts_of",
     "held_of",
     "is_shown_beside",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import zlib
@@ -40,9 +41,8 @@ def agreed(
     results: list[Result] = []
 
     def offer() -> bytes:
-        with processes.working():
-            results.append(prepare())
-            return zlib.compress(json.dumps(facts(results[0])).encode())
+        results.append(prepare())
+        return zlib.compress(json.dumps(facts(results[0])).encode())
 
     messages = processes.exchange(offer, verb)
     told = {each: json.loads(zlib.decompress(each)) for each in dict.fromkeys(messages)}
@@ -58,7 +58,7 @@ def facts_of(dtypes: Mapping[Declaration, torch.dtype], left_out: Iterable[Decla
         dtypes: What is about to be made, and in which dtype.
         left_out: What stays deferred.
     """
-    made = {name: _facts(each, dtype) for each, dtype in dtypes.items() for name in each.full_names}
+    made = {name: _declared_fact(each, dtype) for each, dtype in dtypes.items() for name in each.full_names}
     return made | {name: None for each in left_out for name in each.full_names}
 
 
@@ -74,7 +74,8 @@ def check_agreed(verb: str, seeds: Sequence[int], facts: Sequence[Mapping[str, S
     Raises:
         ValueError: As for `agreed`.
     """
-    _check_one(verb, "the seed", dict(enumerate(map(str, seeds))))
+    check = functools.partial(_check_one, verb)
+    check("the seed", dict(enumerate(map(str, seeds))))
     held: dict[str, dict[int, Sequence[str] | None]] = {}
     for rank, each in enumerate(facts):
         for name, fact in each.items():
@@ -82,10 +83,10 @@ def check_agreed(verb: str, seeds: Sequence[int], facts: Sequence[Mapping[str, S
     for name, by_rank in held.items():
         made = {rank: fact for rank, fact in by_rank.items() if fact is not None}
         if 0 < len(made) < len(by_rank):
-            _check_one(verb, shown(name), {rank: "written" if rank in made else "left out" for rank in by_rank})
-        _check_one(verb, f"the dtype of {shown(name)}", {rank: fact[0] for rank, fact in made.items()})
-        _check_one(verb, f"the shape of {shown(name)}", {rank: fact[1] for rank, fact in made.items()})
-        _check_one(verb, f"what {shown(name)} is to hold", {rank: fact[2] for rank, fact in made.items()}, tells=False)
+            check(shown(name), {rank: "written" if rank in made else "left out" for rank in by_rank})
+        check(f"the dtype of {shown(name)}", {rank: fact[0] for rank, fact in made.items()})
+        check(f"the shape of {shown(name)}", {rank: fact[1] for rank, fact in made.items()})
+        check(f"what {shown(name)} is to hold", {rank: fact[2] for rank, fact in made.items()}, tells=False)
 
 
 def _check_one(verb: str, about: str, by_rank: Mapping[int, str], *, tells: bool = True) -> None:
@@ -102,10 +103,15 @@ def _check_one(verb: str, about: str, by_rank: Mapping[int, str], *, tells: bool
     )
 
 
-def _facts(each: Declaration, dtype: torch.dtype) -> tuple[str, str, str]:
+def fact(dtype: torch.dtype, shape: Sequence[int], origin: bytes) -> tuple[str, str, str]:
+    """What is compared of one tensor: its dtype, its shape and a hash of where its values come from."""
+    digest = hashlib.blake2b(origin, digest_size=8).hexdigest()
+    return str(dtype).removeprefix("torch."), str(tuple(shape)), digest
+
+
+def _declared_fact(each: Declaration, dtype: torch.dtype) -> tuple[str, str, str]:
     content = [each.laws, each.piece_sources()] if each.laws is not None else _Steps(each).told()
-    digest = hashlib.blake2b(repr(content).encode(errors="surrogatepass"), digest_size=8).hexdigest()
-    return str(dtype).removeprefix("torch."), str(tuple(each.shape)), digest
+    return fact(dtype, each.shape, repr(content).encode(errors="surrogatepass"))
 
 
 class _Steps:

@@ -224,13 +224,19 @@ def _on_meta(module: torch.nn.Module) -> list[str]:
 
 def _without_values(module: torch.nn.Module) -> list[str]:
     """The names of parameters and buffers that have no values; memory that `to_empty` made has none yet."""
-    return [name for name, tensor in _named(module) if tensor.numel() and awaits_values(tensor)]
+    return [name for name, tensor in _named(module) if _waits(tensor)]
 
 
 def _awaits_values(module: torch.nn.Module) -> bool:
+    """Whether there are such; the first one is enough, and names cost more than tensors."""
     with torch._C.DisableTorchFunction():
-        own = (each for part in module.modules() for each in (*part._parameters.values(), *part._buffers.values()))
-        return any(each is not None and (each.is_meta or awaits_values(each)) for each in own)
+        parts = ((*part._parameters.values(), *part._buffers.values()) for part in module.modules())
+        return any(each is not None and _waits(each) for own in parts for each in own)
+
+
+def _waits(tensor: torch.Tensor) -> bool:
+    """Whether there are elements without values; an empty tensor has all that it can have."""
+    return not is_lazy(tensor) and tensor.numel() > 0 and awaits_values(tensor)
 
 
 def _named(module: torch.nn.Module) -> list[tuple[str, torch.Tensor]]:
