@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ import torch
 import tritonparam
 from bench.construction import SEED, fault_of
 from bench.memory import give_back
+from tritonparam._program import peak_bytes
 from tritonparam.module import declarations
 
 CONSTRUCT, LOAD = "construct", "load"
@@ -111,7 +111,7 @@ def take(way: Callable[[Asked], Any], asked: Asked, times: int, ours: bool) -> T
         model = way(asked)
         _rest(asked.device)
         seconds.append(time.perf_counter() - begin)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = peak_bytes() or 0
     with tritonparam.deferred_init():
         declared = declarations(asked.built())
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())

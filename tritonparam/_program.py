@@ -57,11 +57,18 @@ def _leave() -> None:
     os._exit(_State.status)
 
 
-def memory_peak() -> str:
-    """The most host memory that the process had at a time, in words."""
+def peak_bytes() -> int | None:
+    """The most host memory that the process had at a time; None where the system does not tell."""
     try:
         import resource
     except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def memory_peak() -> str:
+    """`peak_bytes` in words."""
+    found = peak_bytes()
+    if found is None:
         return "memory of the process: not told by this system"
-    unit = 1 if sys.platform == "darwin" else 1024
-    return f"most memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit:,} bytes"
+    return f"most memory of the process: {found:,} bytes"
